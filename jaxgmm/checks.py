@@ -1,0 +1,222 @@
+"""The door: every ``ValueError`` that a user can meet is worded here.
+
+Shapes, dtypes and option values are checked at the public functions. The values of arrays are checked only where they can
+be seen, outside of a trace; inside one, ``Status`` tells of them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+
+def is_traced(*trees: Any) -> bool:
+    """Is any leaf a tracer, so that its value cannot be looked at?"""
+    return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def check_array(name: str, value: ArrayLike) -> np.ndarray | jax.Array:
+    """A real, numeric array, or a sentence that says what else came."""
+    if not isinstance(value, jax.Array):
+        try:
+            value = np.asarray(value)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{name} must be an array of real numbers; NumPy cannot make one of it ({error}).") from None
+    dtype = value.dtype
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == bool):
+        raise ValueError(f"{name} must hold real numbers; got dtype {dtype}. Convert or drop the columns that are not numeric.")
+    return value.astype(np.float64) if dtype == np.longdouble and dtype != np.float64 else value
+
+
+def check_samples(X: ArrayLike, n_features: int | None = None) -> np.ndarray | jax.Array:
+    """Samples of shape (N, D), N and D at least one."""
+    X = check_array("X", X)
+    if X.ndim != 2:
+        hint = "For one feature use X[:, None]." if X.ndim == 1 else "Samples go along the first axis, features along the second."
+        raise ValueError(f"X must have shape (N, D); got {X.shape}. {hint}")
+    if 0 in X.shape:
+        raise ValueError(f"X must have at least one sample and one feature; got shape {X.shape}.")
+    if n_features is not None and X.shape[1] != n_features:
+        raise ValueError(
+            f"X has {X.shape[1]} features, but the mixture has {n_features}. Pass the columns that the mixture was fitted to."
+        )
+    return X
+
+
+def check_sample_weight(sample_weight: ArrayLike | None, n_samples: int) -> np.ndarray | jax.Array | None:
+    """None, or one weight a sample; where the values can be seen, non-negative, finite and not all zero."""
+    if sample_weight is None:
+        return None
+    weight = check_array("sample_weight", sample_weight)
+    if weight.shape != (n_samples,):
+        raise ValueError(f"sample_weight must have shape ({n_samples},), one weight a row of X; got {weight.shape}.")
+    if not is_traced(weight):
+        values = np.asarray(weight)
+        bad = ~(np.isfinite(values) & (values >= 0))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(
+                f"sample_weight must be finite and not negative; {bad.sum()} of {n_samples} are not, "
+                f"first row {row} with {values[row]}. Use 0 for a row that shall not count."
+            )
+        if not values.any():
+            raise ValueError("sample_weight is zero for every row; at least one must be positive.")
+    return weight
+
+
+def check_values(X: np.ndarray, sample_weight: np.ndarray | None, dtype: np.dtype) -> None:
+    """Finite samples whose squares stay inside ``dtype``; rows of weight zero may hold anything."""
+    present = np.ones(X.shape[0], bool) if sample_weight is None else np.asarray(sample_weight) > 0
+    # A sum is finite unless a term is not (or it overflows): one pass without a temporary for the usual case.
+    with np.errstate(over="ignore", invalid="ignore"):
+        clean = np.issubdtype(X.dtype, np.integer) or X.dtype == bool or bool(np.isfinite(X.sum()))
+    if not clean:
+        bad = ~np.isfinite(X).all(axis=1) & present
+        if bad.any():
+            row = int(np.argmax(bad))
+            column = int(np.argmin(np.isfinite(X[row])))
+            raise ValueError(
+                f"X holds NaN or infinity in {bad.sum()} of {len(X)} rows, first at row {row}, column {column}. "
+                "Drop or fill these rows, or give them sample_weight 0."
+            )
+    rows = X if present.all() else X[present]
+    with np.errstate(over="ignore", under="ignore"):
+        spread = rows.max(axis=0).astype(np.float64) - rows.min(axis=0).astype(np.float64)
+        limits = np.finfo(dtype)
+        largest = np.sqrt(float(limits.max) / len(rows))
+        smallest = np.sqrt(float(limits.tiny) / float(limits.eps))
+    bad_columns = np.flatnonzero(~(spread < largest) | ((spread > 0) & (spread < smallest)))
+    if bad_columns.size:
+        column = int(bad_columns[0])
+        raise ValueError(
+            f"X spans {spread[column]:.3g} in column {column}; its squares leave the range of {np.dtype(dtype).name}. "
+            "Rescale X, for example to unit variance."
+        )
+
+
+def check_int(name: str, value: Any, least: int) -> int:
+    """An integer of at least ``least``."""
+    try:
+        if isinstance(value, (bool, np.bool_)):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name} must be an integer; got {value!r}.") from None
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}; got {number}.")
+    return number
+
+
+def check_n_components(n_components: Any, n_samples: int) -> int:
+    """An integer from one to the number of samples."""
+    number = check_int("n_components", n_components, 1)
+    if number > n_samples:
+        raise ValueError(f"n_components={number} needs at least as many samples; X has {n_samples} with weight. Lower n_components.")
+    return number
+
+
+def check_nonnegative(name: str, value: Any) -> Any:
+    """A finite real number of at least zero, or a tracer."""
+    if is_traced(value):
+        return value
+    number = check_array(name, value)
+    if number.ndim or number.dtype == bool or not (np.isfinite(number) and number >= 0):
+        raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
+    return value
+
+
+def check_max_iter(max_iter: Any) -> Any:
+    """An integer of at least zero, or a traced one."""
+    if is_traced(max_iter):
+        return max_iter
+    if isinstance(max_iter, (jax.Array, np.ndarray)) and max_iter.ndim == 0:
+        max_iter = max_iter.item()
+    return check_int("max_iter", max_iter, 0)
+
+
+def check_covariance_floor(floor: Any, n_features: int) -> Any:
+    """A number relative to the data, or (D,) absolute variances; None for no bound."""
+    if floor is None or (is_traced(floor) and floor.ndim == 0):
+        return floor
+    array = check_array("covariance_floor", floor)
+    if array.ndim == 0:
+        return check_nonnegative("covariance_floor", floor)
+    if array.shape != (n_features,):
+        raise ValueError(
+            f"covariance_floor must be a number (relative to the variance within components) or have shape ({n_features},) "
+            f"(variances in squared data units); got shape {array.shape}."
+        )
+    if not is_traced(array) and not (np.isfinite(array).all() and (np.asarray(array) > 0).all()):
+        raise ValueError("covariance_floor as an array must hold positive, finite variances.")
+    return array
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
+    """One of ``choices``, or a sentence with the nearest."""
+    known = list(choices)
+    if isinstance(value, str) and value in known:
+        return value
+    near = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.0)[0]
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}. Did you mean {near!r}?")
+
+
+def check_key(key: Any) -> jax.Array:
+    """A single key from ``jax.random.key`` or ``jax.random.PRNGKey``."""
+    advice = "Make one with jax.random.key(0)."
+    if not isinstance(key, (jax.Array, np.ndarray)):
+        raise ValueError(f"key must be a JAX random key; got {key!r}. {advice}")
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    if not typed and key.dtype != np.uint32:
+        raise ValueError(f"key must be a JAX random key; got an array of {key.dtype}. {advice}")
+    if key.ndim != (0 if typed else 1):
+        raise ValueError(f"key must be one key, not a batch of shape {key.shape}; vmap over keys instead.")
+    return jnp.asarray(key)
+
+
+def check_gamma(gamma: ArrayLike, n_samples: int, n_components: int) -> np.ndarray | jax.Array:
+    """Responsibilities of shape (N, K)."""
+    gamma = check_array("gamma", gamma)
+    if gamma.shape != (n_samples, n_components):
+        raise ValueError(f"gamma must have shape ({n_samples}, {n_components}), samples by components; got {gamma.shape}.")
+    return gamma
+
+
+def check_labels(labels: ArrayLike, n_samples: int, n_components: int) -> np.ndarray | jax.Array:
+    """0-based integer labels of shape (N,)."""
+    labels = check_array("init", labels)
+    if labels.shape != (n_samples,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"init as labels must be integers of shape ({n_samples},); got {labels.dtype} of shape {labels.shape}. "
+            f"Responsibilities have shape ({n_samples}, {n_components})."
+        )
+    if not is_traced(labels) and (np.asarray(labels).min() < 0 or np.asarray(labels).max() >= n_components):
+        values = np.asarray(labels)
+        raise ValueError(
+            f"init as labels must count from 0 to n_components - 1 = {n_components - 1}; got {values.min()} to {values.max()}."
+        )
+    return labels
+
+
+def check_init(init: ArrayLike, n_samples: int, n_components: int) -> np.ndarray | jax.Array:
+    """Labels (N,) or responsibilities (N, K) to start from."""
+    given = check_array("init", init)
+    if given.ndim == 1:
+        return check_labels(given, n_samples, n_components)
+    return check_gamma(given, n_samples, n_components)
+
+
+def check_start(params: Any, n_components: int, n_features: int) -> None:
+    """A mixture that fits X and n_components."""
+    shape = (params.n_components, params.n_features)
+    if shape != (n_components, n_features):
+        raise ValueError(
+            f"params is a mixture of {shape[0]} components in {shape[1]} features; "
+            f"n_components and X ask for {n_components} in {n_features}."
+        )

@@ -1,0 +1,278 @@
+"""The equations of expectation-maximisation for Gaussian mixtures.
+
+A mixture of K Gaussians has the density, eq. (1), with weights under eqs. (2) and (3)::
+
+    p(x) = sum_k pi_k N(x | mu_k, Sigma_k),    0 <= pi_k <= 1,    sum_k pi_k = 1.
+
+Let z be the one-hot indicator of the component that x came from. Its posterior is the responsibility, eq. (4),
+gamma(z_nk) = p(z_nk = 1 | x_n). Setting the derivatives of the log-likelihood L to zero gives the M-step; the weights
+are bound to sum one by a Lagrange multiplier.
+
+Source: Dempster, Laird and Rubin (1977), "Maximum likelihood from incomplete data via the EM algorithm"; Bishop (2006),
+"Pattern Recognition and Machine Learning", section 9.2.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jaxgmm import blocks, checks
+from jaxgmm.contract import deviations, log_gaussians, moments
+from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted_median
+from jaxgmm.params import GMMParams, cast
+from jaxgmm.sums import Statistics
+
+
+def bayes(
+    weights: Float[Array, " K"], log_density: Float[Array, "K B"]
+) -> tuple[Float[Array, "K B"], Float[Array, " B"]]:
+    """Responsibilities by Bayes' theorem, eq. (5), and ln p(x) by eq. (1), for a block of samples.
+
+    The largest term is taken out of the sum before it is exponentiated. The weights stay outside of the logarithm, so that
+    the derivative in pi_k is N(x | mu_k, Sigma_k) / p(x), right for pi_k = 0 as well; the cap keeps a component without
+    weight from overflowing and is never reached by another.
+    """
+    largest = lax.stop_gradient(jnp.max(log_density + jnp.log(weights)[:, None], axis=0))
+    cap = jnp.log(jnp.finfo(log_density.dtype).max) - 1
+    density = jnp.exp(jnp.minimum(log_density - largest[None], cap))
+    joint = weights[:, None] * density
+    evidence = jnp.sum(joint, axis=0)
+    return joint / evidence[None], largest + jnp.log(evidence)
+
+
+def e_step(params: GMMParams, X: ArrayLike) -> tuple[Array, Array]:
+    """The E-step, eq. (5): responsibilities, and the terms of the log-likelihood.
+
+        gamma(z_nk) = pi_k N(x_n | mu_k, Sigma_k) / sum_j pi_j N(x_n | mu_j, Sigma_j)
+
+    Args:
+      params: a mixture of K components in D dimensions.
+      X: (N, D) samples, in the units of ``params.means``.
+
+    Returns:
+      gamma (N, K), rows of sum one, and ln p(x_n) (N,) in nats. A row of X holding NaN gives NaN.
+
+    Raises:
+      ValueError: X is not numeric, not two-dimensional, or has another D than ``params``.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
+    >>> gamma, log_px = jaxgmm.e_step(params, [[0.0], [9.0]])
+    >>> gamma.round(3).tolist()
+    [[0.5, 0.5], [0.0, 1.0]]
+    """
+    X = checks.check_samples(X, params.n_features)
+    params = cast(params, float_dtype(X))
+    whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
+
+    def block(x: Float[Array, "D B"]) -> tuple[Array, Array]:
+        log_density = log_gaussians(params.structure, whitener, deviations(params.means, x))
+        gamma, log_px = bayes(params.weights, log_density)
+        return gamma.T, log_px
+
+    size = blocks.block_size(X.shape[0], params.means.size, params.means.dtype.itemsize)
+    return blocks.map_samples(block, jnp.asarray(X), size, params.means.dtype)
+
+
+def m_step(
+    params: GMMParams,
+    X: ArrayLike,
+    gamma: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    covariance_floor: ArrayLike | None = None,
+) -> GMMParams:
+    """The M-step, eqs. (7), (8) and (11): the parameters that maximise Q at fixed responsibilities.
+
+        N_k = sum_n gamma_nk,  mu_k = sum_n gamma_nk x_n / N_k,
+        Sigma_k = sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T / N_k,  pi_k = N_k / N
+
+    Args:
+      params: says the structure and the centre of the sums; a component without weight keeps its mean and covariance.
+      X: (N, D) samples.
+      gamma: (N, K) responsibilities.
+      sample_weight: (N,) weights: zero is absent, two is seen twice.
+      covariance_floor: see ``fit``; None for no bound.
+
+    Raises:
+      ValueError: shapes that do not fit ``params``, weights that are negative, not finite, or all zero.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
+    >>> X = [[0.0], [2.0], [9.0], [11.0]]
+    >>> jaxgmm.m_step(params, X, [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]).means.tolist()
+    [[1.0], [10.0]]
+    """
+    X = checks.check_samples(X, params.n_features)
+    gamma = checks.check_gamma(gamma, X.shape[0], params.n_components)
+    sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
+    covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
+    params = cast(params, float_dtype(X))
+
+    def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
+        return gamma, jnp.zeros_like(gamma[0])
+
+    samples = (jnp.asarray(X), jnp.asarray(gamma))
+    sums = moments(params.structure, params.means, samples, sample_weight, given)
+    return maximise(params, sums, covariance_floor=covariance_floor)
+
+
+def log_likelihood(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Array:
+    """The log-likelihood, eq. (6), in nats: L = sum_n w_n ln sum_k pi_k N(x_n | mu_k, Sigma_k).
+
+    Differentiable in ``params`` and in X, to any order, in forward and reverse mode.
+
+    Args:
+      params: a mixture of K components in D dimensions.
+      X: (N, D) samples.
+      sample_weight: (N,) weights w_n, ones without.
+
+    Returns:
+      () a sum over samples, not a mean.
+
+    Raises:
+      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
+    >>> round(float(jaxgmm.log_likelihood(params, [[0.0]])), 4)
+    -0.9189
+    """
+    X = checks.check_samples(X, params.n_features)
+    sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
+    params = cast(params, float_dtype(X))
+    whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
+
+    def block(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> Array:
+        log_density = log_gaussians(params.structure, whitener, deviations(params.means, x))
+        return jnp.where(weight > 0, weight * bayes(params.weights, log_density)[1], 0)
+
+    size = blocks.block_size(X.shape[0], params.means.size, params.means.dtype.itemsize)
+    total, lost = blocks.fold(block, (jnp.asarray(X),), sample_weight, size, params.means.dtype)
+    return sum(sum_compensated(total, lost))
+
+
+def statistics(
+    params: GMMParams,
+    X: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    centre: Array | None = None,
+    block_size: int | None = None,
+) -> Statistics:
+    """E-step and sums in one pass over X, block by block: eqs. (5) and (6) and the sums of (7), (8) and (11).
+
+    Args:
+      params: a mixture of K components in D dimensions.
+      X: (N, D) samples.
+      sample_weight: (N,) weights: zero is absent, two is seen twice.
+      centre: (D,) what ``params.means`` are relative to; the origin without.
+      block_size: samples a block; the result depends on it by rounding only.
+
+    Returns:
+      Sums that add: those of two sets of samples, under the same ``params``, are those of both.
+
+    Raises:
+      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
+    >>> both = jaxgmm.statistics(params, [[0.0], [2.0]]) + jaxgmm.statistics(params, [[-2.0]])
+    >>> both.count.round(2).tolist()
+    [1.5, 1.5]
+    """
+    X = checks.check_samples(X, params.n_features)
+    sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
+    return collect(cast(params, float_dtype(X)), jnp.asarray(X), sample_weight, centre, block_size)
+
+
+def collect(
+    params: GMMParams,
+    X: Float[Array, "N D"],
+    sample_weight: Float[Array, " N"] | None,
+    centre: Float[Array, " D"] | None = None,
+    block_size: int | None = None,
+) -> Statistics:
+    """``statistics`` without the door."""
+    structure = params.structure
+    whitener = structure.whitener(params.cov, params.n_components, params.n_features)
+
+    def posterior(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
+        return bayes(params.weights, log_gaussians(structure, whitener, diff))
+
+    return moments(structure, params.means, (X,), sample_weight, posterior, centre, block_size)
+
+
+def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLike | None = None) -> GMMParams:
+    """The M-step from sums: eqs. (7), (8) and (11), the covariances inside the bound.
+
+    Args:
+      params: the mixture under which ``stats`` were taken, so the moments are about ``params.means``.
+      stats: sums of ``statistics``.
+      covariance_floor: see ``fit``; None for no bound.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
+    >>> X = [[-3.0], [0.0], [1.0], [4.0]]
+    >>> one_turn = jaxgmm.maximise(params, jaxgmm.statistics(params, X))
+    >>> bool(jaxgmm.log_likelihood(one_turn, X) > jaxgmm.log_likelihood(params, X))
+    True
+    """
+    structure, count = params.structure, stats.count
+    shift = divide_or_keep(stats.first, count, jnp.zeros_like(stats.first))
+    means = params.means + shift  # eq. (7): the mean of x is the mean of x - mu, moved
+    scatter = structure.recentre(count, shift, stats.second)
+    cov = structure.estimate(count, scatter, params.cov)  # eq. (8) within the family
+    if covariance_floor is not None:
+        cov = structure.floored(cov, absolute_floor(params, stats, covariance_floor))
+    return GMMParams(count / jnp.sum(count), means, cov, structure)  # eqs. (10), (11): lambda = N
+
+
+def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: ArrayLike) -> Array:
+    """The covariance floor as (D,) variances in squared data units.
+
+    A number is relative to the variance of each feature within components, the weighted median over components: the
+    pooled mean would follow a single far outlier. A feature without variance takes the mean scale of the others, or 1.
+    """
+    floor = jnp.asarray(covariance_floor).astype(stats.first.dtype)
+    if floor.ndim == 1:
+        return floor
+    shift = divide_or_keep(stats.first, stats.count, jnp.zeros_like(stats.first))
+    scatter = params.structure.recentre(stats.count, shift, stats.second)
+    scale = weighted_median(*params.structure.feature_variance(stats.count, scatter))
+    means = params.means + shift
+    share = (stats.count / jnp.sum(stats.count))[:, None]
+    between = jnp.sum(share * (means - jnp.sum(share * means, axis=0, keepdims=True)) ** 2, axis=0)
+    scale = jnp.where(scale > 0, scale, between)  # every component on a single value: the spread between them
+    known = scale > 0
+    typical = jnp.sum(scale) / jnp.maximum(jnp.sum(known), 1).astype(scale.dtype)
+    return floor * jnp.where(known, scale, jnp.where(typical > 0, typical, 1))
+
+
+def expected_log_likelihood(
+    params: GMMParams, X: ArrayLike, gamma: Array, *, sample_weight: ArrayLike | None = None
+) -> Array:
+    """Q = sum_nk w_n gamma_nk ln(pi_k N(x_n | mu_k, Sigma_k)), which the M-step maximises at fixed gamma.
+
+    Its gradient in mu_k and Sigma_k vanishes at eqs. (7) and (8). Holds all (N, K) terms at once.
+    """
+    X = checks.check_samples(X, params.n_features)
+    dtype = float_dtype(X)
+    params = cast(params, dtype)
+    whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
+    diff = deviations(params.means, jnp.asarray(X).astype(dtype).T)
+    log_joint = jnp.log(params.weights)[:, None] + log_gaussians(params.structure, whitener, diff)
+    weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else jnp.asarray(sample_weight).astype(dtype)
+    return jnp.sum(weight[None] * gamma.T * log_joint)
+
+
+def lagrangian(objective: Array, weights: Float[Array, " K"], multiplier: ArrayLike) -> Array:
+    """The Lagrangian J = L + lambda (1 - sum_k pi_k), eq. (9), of an objective under eq. (3).
+
+    dJ/dpi_k = N_k / pi_k - lambda = 0; times pi_k and summed over k this gives lambda = N, eq. (10), hence
+    pi_k = N_k / N, eq. (11).
+    """
+    return objective + multiplier * (1 - jnp.sum(weights))

@@ -1,0 +1,299 @@
+"""The front room: checks at the door, a start, lanes, the loop, a result."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm import checks, lanes
+from jaxgmm.initial import METHODS, initialise
+from jaxgmm.lanes import Lane, Samples
+from jaxgmm.loop import Status
+from jaxgmm.numerics import float_dtype
+from jaxgmm.params import GMMParams, cast, moved
+from jaxgmm.result import FitResult
+from jaxgmm.structures import Structure, get_structure
+
+TOL = 1e-8
+MAX_ITER = 2000
+COVARIANCE_FLOOR = 1e-6
+N_RESTARTS = 8
+
+ROUND_SECONDS = 1.0
+FIRST_ROUND = 4
+"""Seconds that a round of passes is meant to last, and the passes of the first, before anything is known."""
+
+
+class Progress(NamedTuple):
+    """What a callback sees after each round, on the host."""
+
+    n_iter: int
+    max_iter: int
+    log_likelihood: np.ndarray  # (R,)
+    status: np.ndarray  # (R,) 0 while a lane runs
+
+
+def fit_from(
+    params: GMMParams,
+    X: ArrayLike,
+    *,
+    sample_weight: ArrayLike | None = None,
+    tol: ArrayLike = TOL,
+    max_iter: ArrayLike = MAX_ITER,
+    covariance_floor: ArrayLike = COVARIANCE_FLOOR,
+    accelerate: str | None = None,
+    axis_name: str | None = None,
+    trace: int = 0,
+) -> FitResult:
+    """EM from a given mixture to convergence. Pure: it works inside ``jit``, ``vmap``, ``shard_map`` and ``jvp``.
+
+    Nothing raises on values: a start that is not finite, or NaN in X, ends in ``Status.NONFINITE``.
+
+    Args:
+      params: the start; its structure is that of the fit.
+      X: (N, D) samples, in the units of ``params.means``. The dtype of X is that of the result.
+      sample_weight: (N,) weights: zero is absent, two is seen twice.
+      tol: stop when a step gains no more than this many nats per unit of sample weight. Zero: run all ``max_iter`` passes.
+      max_iter: passes over X after the one that evaluates the start.
+      covariance_floor: least variance in any direction. A number is relative to the variance of each feature within the
+        components of the start; a (D,) array is absolute, in squared data units. Inside the bound the likelihood still
+        never falls. Zero: no bound.
+      accelerate: None for plain EM, or "squarem" for squared extrapolation, kept only where it raises the likelihood.
+      axis_name: mesh axis over which X and sample_weight are spread, inside ``shard_map``.
+      trace: length T of the record of log-likelihoods.
+
+    Returns:
+      A ``FitResult`` of one lane.
+
+    Raises:
+      ValueError: shapes that do not fit ``params``, options outside their range.
+
+    >>> import jax, jaxgmm
+    >>> X = jax.random.normal(jax.random.key(0), (100, 2))
+    >>> start = jaxgmm.initialise(jax.random.key(1), X, 2)
+    >>> result = jax.jit(jaxgmm.fit_from)(start, X)
+    >>> bool(result.log_likelihood >= jaxgmm.log_likelihood(start, X))
+    True
+    """
+    X = checks.check_samples(X, params.n_features)
+    sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
+    options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
+    samples = Samples(jnp.asarray(X), _as_array(sample_weight))
+    return _fit_from(cast(params, float_dtype(X)), samples, *options, axis_name)
+
+
+def fit(
+    key: Array,
+    X: ArrayLike,
+    n_components: int,
+    *,
+    covariance_type: str | Structure = "full",
+    n_restarts: int = N_RESTARTS,
+    init: str | ArrayLike = "kmeans",
+    sample_weight: ArrayLike | None = None,
+    tol: ArrayLike = TOL,
+    max_iter: ArrayLike = MAX_ITER,
+    covariance_floor: ArrayLike = COVARIANCE_FLOOR,
+    params: GMMParams | None = None,
+    accelerate: str | None = None,
+    trace: int = 0,
+    callback: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Fit a Gaussian mixture: check, start ``n_restarts`` times, run EM on all starts at once, keep the best.
+
+    Restart r is ``fit_from(initialise(jax.random.split(key, n_restarts)[r], X, n_components, ...), X, ...)``. The best is
+    the likeliest of those that ended finite and not ``Status.DEGENERATE``; a degenerate one wins only if there is no other.
+    On the host the fit runs in rounds of about a second, so Ctrl-C works; under a trace it is one loop, without the checks
+    of values.
+
+    Args:
+      key: random key; the same key gives the same result, bit for bit.
+      X: (N, D) samples: floating (half precision is computed in float32), integer or boolean. float64 needs
+        ``jax_enable_x64``; without it X is centred in float64 and then rounded to float32.
+      n_components: K.
+      covariance_type: "full", "tied", "diag" or "spherical".
+      n_restarts: R, starts from different keys; a given start implies one.
+      init: a method of ``initialise`` by name, (N,) labels counted from 0, or (N, K) responsibilities.
+      sample_weight: (N,) weights: zero is absent, two is seen twice.
+      tol, max_iter, covariance_floor, accelerate, trace: see ``fit_from``.
+      params: a mixture to start from, instead of ``init``; its structure is that of the fit.
+      callback: called with a ``Progress`` after each round, on the host.
+
+    Returns:
+      The best lane, with the ends of all lanes in ``lanes``.
+
+    Raises:
+      ValueError: any argument that is not of these forms; X holding NaN or infinity in a row of positive weight; X so
+        large or small that its squares leave the range of its dtype.
+
+    >>> import jax, jaxgmm
+    >>> X = [[0.0], [0.2], [0.4], [9.0], [9.2], [9.4]]
+    >>> result = jaxgmm.fit(jax.random.key(0), X, 2, covariance_type="tied")
+    >>> sorted(result.params.means.round(1).ravel().tolist())
+    [0.20000000298023224, 9.199999809265137]
+    """
+    key = checks.check_key(key)
+    X = checks.check_samples(X)
+    n_samples = X.shape[0]
+    sample_weight = checks.check_sample_weight(sample_weight, n_samples)
+    n_present = n_samples if sample_weight is None or checks.is_traced(sample_weight) else np.count_nonzero(sample_weight)
+    n_components = checks.check_n_components(n_components, n_present)
+    n_restarts = checks.check_int("n_restarts", n_restarts, 1)
+    structure = get_structure(covariance_type)
+    if params is not None:
+        checks.check_start(params, n_components, X.shape[1])
+        structure = params.structure
+    elif isinstance(init, str):
+        checks.check_choice("init", init, METHODS)
+    else:
+        init = checks.check_init(init, n_samples, n_components)
+    given = params is not None or not isinstance(init, str)
+    options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
+    traced = checks.is_traced(key, X, sample_weight, params, tol, max_iter, covariance_floor)
+
+    offset = None
+    if not traced:
+        dtype = float_dtype(X)
+        host = np.asarray(X)
+        checks.check_values(host, sample_weight, dtype)
+        if host.dtype == np.float64 and dtype == np.float32:
+            X, offset = _centred(host, sample_weight)
+    samples = Samples(jnp.asarray(X), _as_array(sample_weight))
+    if params is not None:
+        params = cast(params if offset is None else moved(params, -offset), float_dtype(X))
+    keys = jax.random.split(key, 1 if given else n_restarts)
+    name, start = (init, params) if isinstance(init, str) else ("given", jnp.asarray(init))
+    floor, tol, max_iter, accelerate, trace = options
+    running = _start(keys, samples, start, floor, name, n_components, structure, accelerate, trace)
+    if traced:
+        running = _advance(running, samples, max_iter, tol, accelerate)
+    else:
+        running = _rounds(running, samples, int(max_iter), tol, accelerate, callback)
+    result = _best(running)
+    return result if offset is None else result._replace(params=moved(result.params, jnp.asarray(offset, jnp.float32)))
+
+
+def _check_options(
+    X: Any, tol: Any, max_iter: Any, covariance_floor: Any, accelerate: Any, trace: Any
+) -> tuple[Array, Array, Array, str | None, int]:
+    """Options as arrays, so that a new value compiles nothing new."""
+    dtype = float_dtype(X)
+    floor = checks.check_covariance_floor(covariance_floor, X.shape[1])
+    if accelerate is not None:
+        checks.check_choice("accelerate", accelerate, ["squarem"])
+    return (
+        _number(0.0 if floor is None else floor, dtype),
+        _number(checks.check_nonnegative("tol", tol), dtype),
+        _number(checks.check_max_iter(max_iter), np.dtype(np.int32)),
+        accelerate,
+        checks.check_int("trace", trace, 0),
+    )
+
+
+def _number(value: Any, dtype: np.dtype) -> Array:
+    return value.astype(dtype) if isinstance(value, jax.Array) else np.asarray(value, dtype)
+
+
+def _as_array(value: Any) -> Array | None:
+    return None if value is None else jnp.asarray(value)
+
+
+def _centred(X: np.ndarray, sample_weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """float64 samples as float32 about their mean, and the mean."""
+    present = slice(None) if sample_weight is None else np.asarray(sample_weight) > 0
+    offset, spread = X[present].mean(axis=0), X[present].std(axis=0)
+    step = np.spacing(np.abs(X[present]).max(axis=0).astype(np.float32))
+    coarse = np.flatnonzero((spread > 0) & (step > 1e-3 * spread))
+    if coarse.size:
+        column = coarse[0]
+        warnings.warn(
+            f"X is float64, but JAX computes in float32, whose steps of {step[column]:.2g} in column {column} are more than a "
+            f"thousandth of its standard deviation {spread[column]:.2g}. The fit is centred and sound, but means and later "
+            'predictions lose digits. Subtract the mean, or set jax.config.update("jax_enable_x64", True).',
+            stacklevel=3,
+        )
+    return (X - offset[None]).astype(np.float32), offset
+
+
+@partial(jax.jit, static_argnames=("accelerate", "trace", "axis_name"))
+def _fit_from(
+    params: GMMParams,
+    samples: Samples,
+    floor: Array,
+    tol: Array,
+    max_iter: Array,
+    accelerate: str | None,
+    trace: int,
+    axis_name: str | None,
+) -> FitResult:
+    samples = samples._replace(axis_name=axis_name)
+    lane = lanes.begin(params, samples, floor, accelerate, trace)
+    return lanes.finish(lanes.advance(lane, samples, max_iter, tol, accelerate))
+
+
+@partial(jax.jit, static_argnames=("name", "n_components", "structure", "accelerate", "trace"))
+def _start(
+    keys: Array,
+    samples: Samples,
+    start: Any,
+    floor: Array,
+    name: str,
+    n_components: int,
+    structure: Structure,
+    accelerate: str | None,
+    trace: int,
+) -> Lane:
+    """All lanes at their starts."""
+
+    def one(key: Array) -> Lane:
+        if isinstance(start, GMMParams):
+            params = start
+        else:
+            method = start if name == "given" else name
+            params = initialise(
+                key, samples.X, n_components, method=method, covariance_type=structure, sample_weight=samples.weight
+            )
+        return lanes.begin(params, samples, floor, accelerate, trace)
+
+    return jax.vmap(one)(keys)
+
+
+@partial(jax.jit, static_argnames=("accelerate",))
+def _advance(running: Lane, samples: Samples, passes: Array, tol: Array, accelerate: str | None) -> Lane:
+    return jax.vmap(lambda lane: lanes.advance(lane, samples, passes, tol, accelerate))(running)
+
+
+@jax.jit
+def _best(running: Lane) -> FitResult:
+    return lanes.best(jax.vmap(lanes.finish)(running))
+
+
+def _rounds(
+    running: Lane,
+    samples: Samples,
+    max_iter: int,
+    tol: Array,
+    accelerate: str | None,
+    callback: Callable[[Progress], None] | None,
+) -> Lane:
+    """Advance in rounds of about a second: a compiled call cannot be interrupted, and a callback wants to be called."""
+    passes, done = FIRST_ROUND, 0
+    while done < max_iter and (np.asarray(running.carry.status) == Status.ITERATION_LIMIT).any():
+        passes = min(passes, max_iter - done)
+        began = time.perf_counter()
+        running = _advance(running, samples, np.int32(passes), tol, accelerate)
+        status = np.asarray(running.carry.status)
+        done += passes
+        if callback is not None:
+            callback(Progress(done, max_iter, np.asarray(running.carry.sums.log_likelihood), status))
+        passes = int(np.clip(passes * ROUND_SECONDS / (time.perf_counter() - began), max(1, passes // 4), 16 * passes))
+    return running

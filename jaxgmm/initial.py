@@ -1,0 +1,298 @@
+"""Where EM starts: k-means in whitened coordinates, random points, random responsibilities, or what the caller gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+from jaxtyping import Float, Integer
+
+from jaxgmm import blocks, checks, loop
+from jaxgmm.contract import moments
+from jaxgmm.em import maximise
+from jaxgmm.numerics import contract, float_dtype
+from jaxgmm.params import GMMParams
+from jaxgmm.structures import Structure, get_structure
+from jaxgmm.structures.base import inverse_root
+
+START_FLOOR = 1e-6
+"""Covariance floor of a start, relative to the variance within components."""
+
+WHITENING_RIDGE = 0.0
+LLOYD_PASSES = 30
+LLOYD_TOL = 1e-4
+"""Lloyd's passes over X, and the fall of the mean squared distance, per feature, at which they stop."""
+
+OUTLIER_ROUNDS = 4
+OUTLIER_SHARE = 0.1
+"""How often, and up to what share of the weight, clusters too small for a covariance are set aside as outliers."""
+
+
+class Frame(NamedTuple):
+    """Coordinates in which the samples have mean zero and unit covariance."""
+
+    centre: Array  # (D,)
+    whitener: Array  # (D, D)
+
+    def white(self, x: Float[Array, "D B"]) -> Float[Array, "D B"]:
+        """Whitened samples of a block."""
+        return contract("ij,jb->ib", self.whitener, x - self.centre[:, None])
+
+
+def initialise(
+    key: Array,
+    X: ArrayLike,
+    n_components: int,
+    *,
+    method: str | ArrayLike = "kmeans",
+    covariance_type: str | Structure = "full",
+    sample_weight: ArrayLike | None = None,
+) -> GMMParams:
+    """A mixture to start EM from. Pure: jit it, and vmap it over keys or data sets.
+
+    Args:
+      key: random key; the same key gives the same start.
+      X: (N, D) samples. Rows that are not finite count as absent.
+      n_components: K.
+      method: "kmeans": seeds drawn by squared distance (k-means++), then Lloyd's passes, then the moments of the clusters,
+        all in fully whitened coordinates, so that the start does not depend on the units or axes of X;
+        "k-means++": the same without Lloyd's passes; "random_from_data": K samples as means, the covariance of X for all;
+        "random": random responsibilities; or (N,) labels counted from 0; or (N, K) responsibilities.
+      covariance_type: structure of the mixture, by name.
+      sample_weight: (N,) weights; zero is absent, two is seen twice, in the draws as well.
+
+    Raises:
+      ValueError: X, n_components or method are not of these forms.
+
+    Source: Arthur and Vassilvitskii (2007), "k-means++: the advantages of careful seeding".
+
+    >>> import jax, jaxgmm
+    >>> X = [[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]]
+    >>> params = jaxgmm.initialise(jax.random.key(0), X, 2)
+    >>> sorted(params.means.round(1).ravel().tolist())
+    [0.10000000149011612, 9.100000381469727]
+    """
+    key = checks.check_key(key)
+    X = checks.check_samples(X)
+    n_components = checks.check_n_components(n_components, X.shape[0])
+    sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
+    structure = get_structure(covariance_type)
+    dtype = float_dtype(X)
+    X = jnp.asarray(X)
+    weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else jnp.asarray(sample_weight).astype(dtype)
+    weight = jnp.where(jnp.all(jnp.isfinite(X), axis=1), weight, 0)
+    if isinstance(method, str):
+        start = METHODS[checks.check_choice("init", method, METHODS)]
+        return start(key, X, weight, n_components, structure)
+    given = jnp.asarray(checks.check_init(method, X.shape[0], n_components))
+    gamma = jax.nn.one_hot(given, n_components, dtype=dtype) if given.ndim == 1 else given.astype(dtype)
+    return from_responsibilities(X, weight, gamma, structure)
+
+
+def from_responsibilities(
+    X: Float[Array, "N D"], weight: Float[Array, " N"], gamma: Float[Array, "N K"], structure: Structure
+) -> GMMParams:
+    """One M-step from given responsibilities: a pass for the means, and one for the moments about them."""
+    n_components = gamma.shape[1]
+    single = one_component(X, weight, structure, n_components)
+
+    def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
+        return gamma, jnp.zeros_like(gamma[0])
+
+    rough = maximise(single, moments(structure, single.means, (X, gamma), weight, given))
+    about = GMMParams(single.weights, rough.means, single.cov, structure)
+    return maximise(about, moments(structure, about.means, (X, gamma), weight, given), covariance_floor=START_FLOOR)
+
+
+def kmeans(
+    key: Array, X: Float[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure, *, lloyd: bool = True
+) -> GMMParams:
+    """Moments of the clusters that k-means finds in whitened coordinates.
+
+    A cluster of fewer samples than its covariance needs is set aside as outliers, and the rest is clustered anew: one far
+    sample would otherwise own both the whitening and a seed, and EM would start on a spike.
+    """
+    least = structure.least_weight(X.shape[1])
+    total = jnp.sum(weight)
+
+    def search(carry: tuple) -> tuple:
+        turn, kept, *_ = carry
+        frame = whole_frame(X, kept)
+        centres = seeds(jax.random.fold_in(key, turn), X, kept, frame, n_components)
+        if lloyd:
+            centres = lloyd_passes(X, kept, frame, centres)
+        label, count = nearest(X, kept, frame, centres)
+        small = (count > 0) & (count < least)
+        rest = jnp.where(small[label], 0, kept)
+        again = jnp.any(small) & (jnp.sum(rest) >= (1 - OUTLIER_SHARE) * total)
+        again = again & (turn + 1 < OUTLIER_ROUNDS)
+        return turn + 1, jnp.where(again, rest, kept), frame, centres, again
+
+    n_features = X.shape[1]
+    nothing = Frame(jnp.zeros(n_features, weight.dtype), jnp.zeros((n_features, n_features), weight.dtype))
+    start = (jnp.zeros((), jnp.int32), weight, nothing, jnp.zeros((n_components, n_features), weight.dtype), jnp.ones((), bool))
+    _, kept, frame, centres, _ = lax.while_loop(lambda carry: carry[-1], search, start)
+
+    about = one_component(X, kept, structure, n_components)
+    means = frame.centre[None] + contract("ij,kj->ki", jnp.linalg.inv(frame.whitener), centres)
+    about = GMMParams(about.weights, means, about.cov, structure)
+
+    def hard(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
+        white = contract("ij,kjb->kib", frame.whitener, diff)
+        label = jnp.argmin(jnp.sum(white * white, axis=1), axis=0)
+        return jax.nn.one_hot(label, n_components, axis=0, dtype=diff.dtype), jnp.zeros_like(diff[0, 0])
+
+    return maximise(about, moments(structure, means, (X,), kept, hard), covariance_floor=START_FLOOR)
+
+
+def random_from_data(
+    key: Array, X: Float[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure
+) -> GMMParams:
+    """K different samples as means, equal weights, and the covariance of X for every component."""
+    about = one_component(X, weight, structure, n_components)
+
+    def pick(carry: Array, uniform: Array) -> tuple[Array, Array]:
+        index = draw(uniform, carry, weight)
+        return carry.at[index].set(0), index
+
+    uniforms = jax.random.uniform(key, (n_components,), weight.dtype)
+    _, index = lax.scan(pick, weight, uniforms)
+    return GMMParams(about.weights, X[index].astype(weight.dtype), about.cov, structure)
+
+
+def random_responsibilities(
+    key: Array, X: Float[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure
+) -> GMMParams:
+    """Responsibilities drawn uniformly, row by row."""
+    gamma = jax.random.uniform(key, (X.shape[0], n_components), weight.dtype)
+    return from_responsibilities(X, weight, gamma / jnp.sum(gamma, axis=1, keepdims=True), structure)
+
+
+METHODS: dict[str, Callable[[Array, Array, Array, int, Structure], GMMParams]] = {
+    "kmeans": kmeans,
+    "k-means++": partial(kmeans, lloyd=False),
+    "random_from_data": random_from_data,
+    "random": random_responsibilities,
+}
+
+
+def one_component(
+    X: Float[Array, "N D"], weight: Float[Array, " N"], structure: Structure, n_components: int
+) -> GMMParams:
+    """K copies of the mean and covariance of X, each of weight 1/K."""
+
+    def all_to_one(diff: Float[Array, "1 D B"]) -> tuple[Array, Array]:
+        return jnp.ones_like(diff[:, 0]), jnp.zeros_like(diff[0, 0])
+
+    # The moments are taken about a sample, so an offset of the data costs no digits.
+    about = X[jnp.argmax(weight > 0)][None].astype(weight.dtype)
+    about = jnp.where(jnp.isfinite(about), about, 0)
+    unit = jnp.ones(structure.shape(1, X.shape[1]), weight.dtype)
+    single = GMMParams(jnp.ones(1, weight.dtype), about, unit, structure)
+    single = maximise(single, moments(structure, about, (X,), weight, all_to_one), covariance_floor=START_FLOOR)
+    shape = structure.shape(n_components, X.shape[1])
+    weights = jnp.full(n_components, 1 / n_components, weight.dtype)
+    return GMMParams(weights, jnp.repeat(single.means, n_components, axis=0), jnp.broadcast_to(single.cov, shape), structure)
+
+
+def whole_frame(X: Float[Array, "N D"], weight: Float[Array, " N"]) -> Frame:
+    """The frame of all samples."""
+    whole = one_component(X, weight, get_structure("full"), 1)
+    cov = whole.cov[0]
+    ridged = cov + WHITENING_RIDGE * jnp.diag(jnp.diagonal(cov))
+    return Frame(whole.means[0], inverse_root(ridged)[0])
+
+
+def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Array, " N"]) -> Integer[Array, ""]:
+    """The row at which the cumulative mass passes ``uniform`` of the total; ``fallback`` where there is no mass.
+
+    One uniform a pick and rows in their order: a row of weight two is drawn where the row seen twice would be.
+    """
+    mass = jnp.where(jnp.sum(mass) > 0, mass, fallback)
+    reached = jnp.cumsum(mass)
+    index = jnp.searchsorted(reached, uniform * reached[-1], side="right")
+    return jnp.minimum(index, jnp.searchsorted(reached, reached[-1], side="left"))
+
+
+def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> Float[Array, "K B"]:
+    """|z - c_k|^2; whitened coordinates are of order one, so the expanded square loses nothing."""
+    square = jnp.sum(centres**2, axis=1)[:, None] - 2 * contract("kd,db->kb", centres, z) + jnp.sum(z * z, axis=0)[None]
+    return jnp.maximum(square, 0)
+
+
+def seeds(
+    key: Array, X: Float[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
+) -> Float[Array, "K D"]:
+    """k-means++: each seed is drawn with probability proportional to weight times squared distance to the seeds before."""
+    uniforms = jax.random.uniform(key, (n_components,), weight.dtype)
+    size = blocks.block_size(X.shape[0], X.shape[1], weight.dtype.itemsize)
+
+    def distance_to(seed: Float[Array, " D"]) -> Float[Array, " N"]:
+        def block(x: Float[Array, "D B"]) -> Float[Array, " B"]:
+            return jnp.sum((frame.white(x) - seed[:, None]) ** 2, axis=0)
+
+        return jnp.where(weight > 0, blocks.map_samples(block, X, size, weight.dtype), 0)
+
+    def pick(nearest: Float[Array, " N"], uniform: Float[Array, ""]) -> tuple[Array, Array]:
+        index = draw(uniform, weight * nearest, weight)
+        seed = frame.white(X[index].astype(weight.dtype)[:, None])[:, 0]
+        return jnp.minimum(nearest, distance_to(seed)), seed
+
+    first = draw(uniforms[0], weight, weight)
+    seed = frame.white(X[first].astype(weight.dtype)[:, None])[:, 0]
+    _, others = lax.scan(pick, distance_to(seed), uniforms[1:])
+    return jnp.concatenate([seed[None], others])
+
+
+class ClusterSums(NamedTuple):
+    count: Array  # (K,)
+    first: Array  # (K, D)
+    inertia: Array  # (B,), summed to () by the fold
+    weight: Array
+
+
+def lloyd_passes(
+    X: Float[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"]
+) -> Float[Array, "K D"]:
+    """k-means on the same loop as EM: expect assigns samples to centres, maximise moves centres to their samples."""
+    size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)
+
+    def expect(centres: Float[Array, "K D"]) -> ClusterSums:
+        def step(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> ClusterSums:
+            z = frame.white(x)
+            square = squared_distances(z, centres)
+            member = jax.nn.one_hot(jnp.argmin(square, axis=0), centres.shape[0], axis=0, dtype=x.dtype) * weight[None]
+            first = contract("kb,db->kd", member, z)
+            return ClusterSums(
+                jnp.sum(member, axis=1), first, jnp.sum(weight * jnp.min(square, axis=0)), jnp.sum(weight)
+            )
+
+        return blocks.fold(step, (X,), weight, size, weight.dtype)[0]
+
+    def maximise(centres: Float[Array, "K D"], sums: ClusterSums) -> Float[Array, "K D"]:
+        empty = sums.count[:, None] <= 0
+        return jnp.where(empty, centres, sums.first / jnp.where(empty, 1, sums.count[:, None]))
+
+    def objective(sums: ClusterSums) -> loop.Objective:
+        resolution = 64 * jnp.finfo(weight.dtype).eps * jnp.asarray(X.shape[1], weight.dtype)
+        return loop.Objective(-sums.inertia, jnp.zeros_like(sums.inertia), sums.weight, resolution)
+
+    problem = loop.Problem(expect, maximise, objective)
+    return loop.run(problem, loop.begin(problem, centres), LLOYD_PASSES, LLOYD_TOL * X.shape[1]).state
+
+
+def nearest(
+    X: Float[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"]
+) -> tuple[Integer[Array, " N"], Float[Array, " K"]]:
+    """The label of each sample, and the weight of each cluster."""
+    size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)
+    label = blocks.map_samples(
+        lambda x: jnp.argmin(squared_distances(frame.white(x), centres), axis=0), X, size, weight.dtype
+    )
+    return label, jnp.zeros(centres.shape[0], weight.dtype).at[label].add(weight)
+

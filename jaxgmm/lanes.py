@@ -1,0 +1,112 @@
+"""One run of EM as a value that can be started, continued and finished; restarts are ``vmap`` over it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Float
+
+from jaxgmm import em, loop
+from jaxgmm.accelerate import Squarem
+from jaxgmm.loop import Status
+from jaxgmm.params import GMMParams, from_free, moved, to_free
+from jaxgmm.result import FitResult, Lanes
+from jaxgmm.sums import Statistics, sum_over
+
+SPIKE = 1e-4
+"""A component whose variance in some direction is below this share of the pooled covariance is a spike: DECISIONS.md."""
+
+RESOLUTION = 64
+"""Roundings of a log density within which a change of the likelihood may be rounding."""
+
+
+class Samples(NamedTuple):
+    """The data of a run."""
+
+    X: Array  # (N, D)
+    weight: Array | None  # (N,)
+    axis_name: str | None = None  # mesh axis over which the samples are spread
+
+
+class Lane(NamedTuple):
+    """A run of EM under way, its means relative to a fixed centre: in float32 an offset would take their digits."""
+
+    carry: loop.Carry
+    centre: Array  # (D,)
+    floor: Array  # (D,) least variance, squared data units
+    unit: Array  # (D,) standard deviation within components at the start
+
+
+def begin(params: GMMParams, samples: Samples, covariance_floor: Array, accelerate: str | None, trace: int) -> Lane:
+    """Evaluate the start: one pass, which also sets the scale of the floor."""
+    centre = jnp.sum(params.weights[:, None] * params.means, axis=0)
+    centre = jnp.where(jnp.isfinite(centre), centre, 0)
+    params = moved(params, -centre)
+    sums = expect(params, samples, centre)
+    scale = em.absolute_floor(params, sums, jnp.ones((), centre.dtype))
+    floor = covariance_floor * scale if covariance_floor.ndim == 0 else covariance_floor
+    lane = Lane(None, centre, floor, jnp.sqrt(scale))  # type: ignore[arg-type]
+    return lane._replace(carry=loop.hold(problem(lane, samples, accelerate), params, sums, trace))
+
+
+def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate: str | None) -> Lane:
+    """Go on for at most ``passes`` passes over X."""
+    return lane._replace(carry=loop.run(problem(lane, samples, accelerate), lane.carry, passes, tol))
+
+
+def finish(lane: Lane) -> FitResult:
+    """The lane as a result, its means in data units."""
+    carry = lane.carry
+    spiky = is_degenerate(carry.state, carry.sums.weight) & (carry.status <= Status.CONVERGED)
+    status = jnp.where(spiky, jnp.int32(Status.DEGENERATE), carry.status)
+    log_likelihood = carry.sums.log_likelihood
+    lanes = jax.tree.map(lambda leaf: leaf[None], Lanes(log_likelihood, carry.n_iter, status, carry.trace))
+    return FitResult(moved(carry.state, lane.centre), log_likelihood, carry.n_iter, status, carry.trace, lanes)
+
+
+def best(results: FitResult) -> FitResult:
+    """The likeliest of R results: of those that ended well, else of the degenerate, else of the rest."""
+    rank = jnp.select([results.status == Status.NONFINITE, results.status == Status.DEGENERATE], [0, 1], 2)
+    rank = jnp.where(jnp.isfinite(results.log_likelihood), rank, -1)
+    score = jnp.where(rank == jnp.max(rank), results.log_likelihood, -jnp.inf)
+    winner = jax.tree.map(lambda leaf: leaf[jnp.argmax(score)], results)
+    return winner._replace(lanes=jax.tree.map(lambda leaf: leaf[:, 0], results.lanes))
+
+
+def problem(lane: Lane, samples: Samples, accelerate: str | None) -> loop.Problem:
+    """The two slots of the loop filled with EM."""
+
+    def maximise(params: GMMParams, sums: Statistics) -> GMMParams:
+        return em.maximise(params, sums, covariance_floor=lane.floor)
+
+    def bounded(free: GMMParams) -> GMMParams:
+        params = from_free(free, lane.unit)
+        return replace(params, cov=params.structure.floored(params.cov, lane.floor))
+
+    accelerator = Squarem(lambda params: to_free(params, lane.unit), bounded) if accelerate else loop.PLAIN
+    return loop.Problem(lambda params: expect(params, samples, lane.centre), maximise, objective, accelerator)
+
+
+def expect(params: GMMParams, samples: Samples, centre: Float[Array, " D"]) -> Statistics:
+    """Statistics of all samples, on whatever devices they are."""
+    sums = em.collect(params, samples.X, samples.weight, centre)
+    return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
+
+
+def objective(sums: Statistics) -> loop.Objective:
+    """The log-likelihood and the change of it, per unit weight, that rounding can make."""
+    n_features, eps = sums.first.shape[-1], jnp.finfo(sums.weight.dtype).eps
+    resolution = RESOLUTION * eps * (n_features + jnp.abs(sums.log_likelihood / sums.weight))
+    return loop.Objective(sums.log_likelihood, sums.lost, sums.weight, resolution)
+
+
+def is_degenerate(params: GMMParams, weight: Float[Array, ""]) -> Bool[Array, ""]:
+    """Does a component hold fewer samples than its covariance needs, or is one a spike?"""
+    structure = params.structure
+    light = params.weights * weight < structure.least_weight(params.n_features) * (1 - 1e-3)
+    narrow = structure.least_relative_variance(params.weights, params.cov) < SPIKE
+    return jnp.any(light | narrow)

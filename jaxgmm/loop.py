@@ -1,0 +1,168 @@
+"""The one loop: expect, maximise, repeat. It knows no Gaussian, so that k-means and EM share it.
+
+The carry holds a state together with the sums that were taken under it, so the objective it reports belongs to the state
+it holds. One turn is one pass over the data: propose the next state from the sums, take its sums, then keep or reject it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+
+class Status(enum.IntEnum):
+    """How a lane ended. On the device it is an integer; ``advice`` turns it into a sentence."""
+
+    ITERATION_LIMIT = 0
+    CONVERGED = 1
+    DECREASED = 2
+    NONFINITE = 3
+    DEGENERATE = 4
+
+
+ADVICE = {
+    Status.ITERATION_LIMIT: "the log-likelihood was still rising after {n_iter} iterations. "
+    "Raise max_iter, raise tol, or pass accelerate='squarem'.",
+    Status.CONVERGED: "converged after {n_iter} iterations.",
+    Status.DECREASED: "the log-likelihood fell by more than rounding explains at iteration {n_iter}; the better parameters were "
+    "kept. Scale the features alike, use float64, or raise covariance_floor.",
+    Status.NONFINITE: "the log-likelihood became NaN or infinite at iteration {n_iter}; the parameters are the last finite "
+    "ones. Raise covariance_floor, lower n_components, or look for NaN in X.",
+    Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs, or is far "
+    "narrower than the others: a spike of the likelihood rather than a cluster. "
+    "Lower n_components, choose a simpler covariance_type, or raise covariance_floor.",
+}
+
+
+def advice(status: int, n_iter: int) -> str:
+    """The status as a sentence that says what to do."""
+    return ADVICE[Status(int(status))].format(n_iter=int(n_iter))
+
+
+class Objective(NamedTuple):
+    """What a pass says of a state: the sum that the loop raises."""
+
+    value: Array  # (), the sum over samples
+    lost: Array  # (), what rounding lost in it
+    weight: Array  # (), total weight of the samples
+    resolution: Array  # (), per unit weight: a change below this may be rounding
+
+
+class Carry(NamedTuple):
+    """All of a run: enough to go on with it later as if it had not been interrupted."""
+
+    state: Any
+    sums: Any  # those of state
+    memory: Any  # of the accelerator
+    n_iter: Array  # () int32, passes after the one that evaluated the start
+    status: Array  # () int32
+    trace: Array  # (T,) objective of the state held after each pass, NaN after the end
+
+
+class Proposal(NamedTuple):
+    """A state to evaluate next."""
+
+    state: Any
+    memory: Any
+    plain: Array | bool  # is it the ascent step itself, which may not lower the objective and whose gain tells convergence?
+
+
+class Accelerator(Protocol):
+    """Proposes states from the ascent steps that the loop takes."""
+
+    def begin(self, state: Any) -> Any:
+        """The memory before the first pass."""
+
+    def propose(self, memory: Any, state: Any, step: Any) -> Proposal:
+        """The next state to evaluate, given the one held and the ascent step from it."""
+
+
+class Plain:
+    """No acceleration: the proposal is the step."""
+
+    def begin(self, state: Any) -> tuple[()]:
+        return ()
+
+    def propose(self, memory: tuple[()], state: Any, step: Any) -> Proposal:
+        return Proposal(step, memory, True)
+
+
+PLAIN = Plain()
+
+
+class Problem(NamedTuple):
+    """The two slots of the loop, and how to read the sums."""
+
+    expect: Callable[[Any], Any]  # state -> sums, one pass over the data
+    maximise: Callable[[Any, Any], Any]  # state, its sums -> the state that raises the objective
+    objective: Callable[[Any], Objective]  # sums -> objective
+    accelerator: Accelerator = PLAIN
+
+
+def begin(problem: Problem, state: Any, trace: int = 0) -> Carry:
+    """Evaluate the start, in one pass.
+
+    Args:
+      problem: the two slots.
+      state: any pytree of floating arrays.
+      trace: length of the record of objectives.
+    """
+    sums = problem.expect(state)
+    return hold(problem, state, sums, trace)
+
+
+def hold(problem: Problem, state: Any, sums: Any, trace: int = 0) -> Carry:
+    """The carry of a start whose sums are known."""
+    value = problem.objective(sums).value
+    record = _record(jnp.full((trace,), jnp.nan, value.dtype), 0, value)
+    status = jnp.where(jnp.isfinite(value), Status.ITERATION_LIMIT, Status.NONFINITE).astype(jnp.int32)
+    return Carry(state, sums, problem.accelerator.begin(state), jnp.zeros_like(status), status, record)
+
+
+def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float) -> Carry:
+    """Go on for at most ``passes`` passes; ``run(run(c, a), b)`` equals ``run(c, a + b)``.
+
+    A lane ends when an ascent step gains no more than ``tol`` per unit weight (``CONVERGED``), lowers the objective by
+    more than rounding explains (``DECREASED``), or leaves the finite numbers (``NONFINITE``). ``tol = 0`` switches the
+    first two off. The state kept is the better one; a state that is not finite is never kept.
+    """
+    limit = carry.n_iter + jnp.asarray(passes, jnp.int32)
+
+    def runs(carry: Carry) -> Array:
+        return (carry.status == Status.ITERATION_LIMIT) & (carry.n_iter < limit)
+
+    def turn(carry: Carry) -> Carry:
+        step = problem.maximise(carry.state, carry.sums)
+        proposal = problem.accelerator.propose(carry.memory, carry.state, step)
+        sums = problem.expect(proposal.state)
+        old, new = problem.objective(carry.sums), problem.objective(sums)
+        gain = ((new.value - old.value) + (new.lost - old.lost)) / new.weight
+        finite = jnp.isfinite(new.value) & _all_finite(proposal.state)
+        judged = proposal.plain & (jnp.asarray(tol) > 0)
+        status = jnp.select(
+            [proposal.plain & ~finite, judged & (gain < -new.resolution), judged & (gain <= tol)],
+            [Status.NONFINITE, Status.DECREASED, Status.CONVERGED],
+            Status.ITERATION_LIMIT,
+        )
+        kept = finite & ((gain >= 0) | (proposal.plain & ~judged))
+        state, sums = jax.tree.map(
+            lambda new, old: jnp.where(kept, new, old), (proposal.state, sums), (carry.state, carry.sums)
+        )
+        n_iter = carry.n_iter + 1
+        trace = _record(carry.trace, n_iter, problem.objective(sums).value)
+        return Carry(state, sums, proposal.memory, n_iter, status.astype(jnp.int32), trace)
+
+    return lax.while_loop(runs, turn, carry)
+
+
+def _record(trace: Array, index: Array | int, value: Array) -> Array:
+    return trace.at[index].set(value, mode="drop") if trace.shape[0] else trace
+
+
+def _all_finite(tree: Any) -> Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

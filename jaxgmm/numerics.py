@@ -1,0 +1,86 @@
+"""Stable numerical helpers that more than one room uses; none of them knows what a mixture is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float
+
+T = TypeVar("T")
+
+contract = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
+"""einsum in the full precision of its operands: a GPU or TPU would otherwise round them to 10 or 8 bits."""
+
+
+def float_dtype(array: Any) -> jnp.dtype:
+    """The dtype to compute in: that of the array, float32 for halves, the default float for integers."""
+    dtype = jax.dtypes.canonicalize_dtype(array.dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return jnp.zeros(()).dtype
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+    """``a + b`` as the rounded sum and what rounding lost, exactly (Knuth, TAOCP 2, 4.2.2)."""
+    total = a + b
+    b_seen = total - a
+    return total, (a - (total - b_seen)) + (b - b_seen)
+
+
+def add_compensated(a: tuple[T, T], b: T) -> tuple[T, T]:
+    """Add the pytree ``b`` to the pair (sum, lost) of pytrees ``a``."""
+    leaves, treedef = jax.tree.flatten(b)
+    pairs = [two_sum(x, y) for x, y in zip(jax.tree.leaves(a[0]), leaves, strict=True)]
+    lost = [e + new for e, (_, new) in zip(jax.tree.leaves(a[1]), pairs, strict=True)]
+    return treedef.unflatten([s for s, _ in pairs]), treedef.unflatten(lost)
+
+
+def sum_compensated(total: Float[Array, " n"], lost: Float[Array, " n"]) -> tuple[Array, Array]:
+    """Reduce a vector of (sum, lost) pairs to one pair, by halving: log2(n) exact steps."""
+    while total.shape[0] > 1:
+        half = -(-total.shape[0] // 2)
+        missing = 2 * half - total.shape[0]
+        upper, upper_lost = (jnp.pad(v[half:], (0, missing)) for v in (total, lost))
+        total, error = two_sum(total[:half], upper)
+        lost = lost[:half] + upper_lost + error
+    return two_sum(total[0], lost[0])
+
+
+def apply_if(wanted: Bool[Array, ""], function: Callable[[T], T], operand: T) -> T:
+    """``function(operand)`` where ``wanted``, else ``operand``, and no work where no lane wants it.
+
+    ``lax.cond`` under ``vmap`` computes both sides for every lane. A ``while_loop`` of at most one turn does not enter
+    its body unless some lane asks for it.
+    """
+
+    def turn(carry: tuple[Array, T]) -> tuple[Array, T]:
+        return jnp.zeros_like(carry[0]), function(carry[1])
+
+    return lax.while_loop(lambda carry: carry[0], turn, (wanted, operand))[1]
+
+
+def divide_or_keep(
+    sums: Float[Array, "K ..."], count: Float[Array, " K"], previous: Float[Array, "K ..."]
+) -> Float[Array, "K ..."]:
+    """``sums / count`` per component; a component without weight keeps ``previous``.
+
+    Without weight means below ten roundings of the total: a smaller count is the tail of other components' samples, and
+    ``finfo.tiny`` as the bound would let the quotient overflow.
+    """
+    least = 10 * jnp.finfo(count.dtype).eps * jnp.sum(count)
+    trailing = tuple(range(1, sums.ndim))
+    divisor = jnp.expand_dims(jnp.where(count > least, count, jnp.ones_like(count)), trailing)
+    return jnp.where(jnp.expand_dims(count > least, trailing), sums / divisor, previous)
+
+
+def weighted_median(values: Float[Array, "K D"], weight: Float[Array, " K"]) -> Float[Array, " D"]:
+    """Lower weighted median of each column: the smallest value at which half of the weight is reached."""
+    order = jnp.argsort(values, axis=0)
+    reached = jnp.cumsum(weight[order], axis=0)
+    place = jnp.argmax(reached >= 0.5 * reached[-1:], axis=0)
+    return jnp.take_along_axis(jnp.take_along_axis(values, order, axis=0), place[None], axis=0)[0]

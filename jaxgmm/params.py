@@ -1,0 +1,147 @@
+"""The mixture as a value: weights, means, covariances."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float
+
+from jaxgmm.checks import check_array, is_traced
+from jaxgmm.numerics import float_dtype
+from jaxgmm.structures import Structure, get_structure
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class GMMParams:
+    """A Gaussian mixture p(x) = sum_k pi_k N(x | mu_k, Sigma_k), eq. (1): an immutable pytree.
+
+    Attributes:
+      weights: (K,) pi_k, non-negative, of sum one, eqs. (2) and (3).
+      means: (K, D) mu_k, data units.
+      cov: the covariances in squared data units, stored as the structure stores them: (K, D, D) full, (D, D) tied,
+        (K, D) diag, (K,) spherical.
+      structure: static; how ``cov`` is to be read. Under ``vmap`` the arrays have leading axes more.
+
+    >>> import jax.numpy as jnp
+    >>> from jaxgmm import GMMParams
+    >>> params = GMMParams.from_moments([0.5, 0.5], [[0.0], [3.0]], [[[1.0]], [[4.0]]], covariance_type="diag")
+    >>> params.cov.shape
+    (2, 1)
+    """
+
+    weights: Array  # (K,)
+    means: Array  # (K, D)
+    cov: Array  # per structure
+    structure: Structure = field(metadata={"static": True})
+
+    @property
+    def n_components(self) -> int:
+        """K."""
+        return self.means.shape[-2]
+
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return self.means.shape[-1]
+
+    @staticmethod
+    def from_moments(
+        weights: ArrayLike, means: ArrayLike, covariances: ArrayLike, covariance_type: str | Structure = "full"
+    ) -> GMMParams:
+        """Build a mixture from numbers, without a fit.
+
+        Args:
+          weights: (K,) non-negative; scaled to sum one.
+          means: (K, D), data units.
+          covariances: (K, D, D) positive definite, squared data units, whatever the structure. A narrower structure takes
+            the nearest member of its family: the diagonal, the mean of the diagonal, the average over components.
+          covariance_type: name of the structure.
+
+        Raises:
+          ValueError: shapes that do not fit, negative weights, a matrix that is not symmetric positive definite.
+        """
+        structure = get_structure(covariance_type)
+        arrays = [check_array(n, v) for n, v in (("weights", weights), ("means", means), ("covariances", covariances))]
+        w, mu, sigma = arrays
+        if mu.ndim != 2 or 0 in mu.shape:
+            raise ValueError(f"means must have shape (K, D); got {mu.shape}.")
+        n_components, n_features = mu.shape
+        if w.shape != (n_components,):
+            raise ValueError(f"weights must have shape ({n_components},), one a component; got {w.shape}.")
+        if sigma.shape != (n_components, n_features, n_features):
+            raise ValueError(
+                f"covariances must have shape ({n_components}, {n_features}, {n_features}), a matrix a component whatever "
+                f"the structure; got {sigma.shape}."
+            )
+        if not is_traced(arrays):
+            _check_moments(*(np.asarray(a, np.float64) for a in arrays))
+        dtype = float_dtype(mu)
+        w, mu, sigma = (jnp.asarray(a).astype(dtype) for a in arrays)
+        w = w / jnp.sum(w)
+        return GMMParams(w, mu, structure.from_dense(w, sigma), structure)
+
+
+def _check_moments(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> None:
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and weights.sum() > 0):
+        raise ValueError(f"weights must be finite and not negative, one at least positive; got {weights}.")
+    if not np.isfinite(means).all():
+        raise ValueError("means must be finite.")
+    for k, sigma in enumerate(covariances):
+        scale = np.abs(sigma).max()
+        if not np.isfinite(scale) or np.abs(sigma - sigma.T).max() > 1e-5 * scale or np.linalg.eigvalsh(sigma)[0] <= 0:
+            raise ValueError(f"covariances[{k}] must be finite, symmetric and positive definite; got {sigma.tolist()}.")
+
+
+def cast(params: GMMParams, dtype: jnp.dtype) -> GMMParams:
+    """The same mixture in another dtype."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), params)
+
+
+def moved(params: GMMParams, offset: Float[Array, " D"]) -> GMMParams:
+    """The mixture of ``x + offset``."""
+    return replace(params, means=params.means + offset[None])
+
+
+def covariances(params: GMMParams) -> Array:
+    """Covariances as full matrices, whatever the structure.
+
+    Returns:
+      (K, D, D), squared data units.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [[[2.0, 0.0], [0.0, 4.0]]], "spherical")
+    >>> jaxgmm.covariances(params).tolist()
+    [[[3.0, 0.0], [0.0, 3.0]]]
+    """
+    return params.structure.dense(jnp.asarray(params.cov), params.n_components, params.n_features)
+
+
+def n_free_parameters(params: GMMParams) -> int:
+    """Free parameters of the mixture: K - 1 weights, K D means, and those of the covariance structure.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [[[2.0, 0.0], [0.0, 4.0]]])
+    >>> jaxgmm.n_free_parameters(params)
+    5
+    """
+    n_components, n_features = params.n_components, params.n_features
+    return n_components - 1 + n_components * n_features + params.structure.n_free(n_components, n_features)
+
+
+def to_free(params: GMMParams, unit: Float[Array, " D"]) -> GMMParams:
+    """The mixture as unconstrained numbers, features measured in ``unit``: log weights, means, free covariances."""
+    log_weights = jnp.log(jnp.maximum(params.weights, jnp.finfo(params.weights.dtype).tiny))
+    cov = params.structure.to_free(params.cov, unit)
+    return GMMParams(log_weights, params.means / unit[None], cov, params.structure)
+
+
+def from_free(free: GMMParams, unit: Float[Array, " D"]) -> GMMParams:
+    """The way back from ``to_free``."""
+    cov = free.structure.from_free(free.cov, unit)
+    return GMMParams(jax.nn.softmax(free.weights), free.means * unit[None], cov, free.structure)

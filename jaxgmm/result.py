@@ -1,0 +1,50 @@
+"""What a fit returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jax import Array
+
+from jaxgmm import loop
+from jaxgmm.loop import Status
+from jaxgmm.params import GMMParams
+
+
+class Lanes(NamedTuple):
+    """How each restart ended; the arrays have a leading axis of R restarts."""
+
+    log_likelihood: Array  # (R,) nats
+    n_iter: Array  # (R,) int32
+    status: Array  # (R,) int32, see Status
+    trace: Array  # (R, T)
+
+
+class FitResult(NamedTuple):
+    """A fitted mixture and how the fit ended. Under ``vmap`` every array has leading axes more.
+
+    Attributes:
+      params: the mixture, its components in no particular order.
+      log_likelihood: () of ``params``, a sum over samples, nats.
+      n_iter: () int32, passes over X after the one that evaluated the start.
+      status: () int32, see ``Status``.
+      trace: (T,) log-likelihood of the parameters held after each pass, the start first, NaN after the end.
+      lanes: every restart's end; ``lanes.status`` (R,) and so on.
+    """
+
+    params: GMMParams
+    log_likelihood: Array
+    n_iter: Array
+    status: Array
+    trace: Array
+    lanes: Lanes
+
+    @property
+    def converged(self) -> Array:
+        """() bool: did the gain of a step fall below the tolerance, at a mixture that is not degenerate?"""
+        return self.status == Status.CONVERGED
+
+    @property
+    def message(self) -> str:
+        """The status as a sentence that says what to do."""
+        return loop.advice(int(self.status), int(self.n_iter))

@@ -1,0 +1,208 @@
+"""What a covariance structure is, and the two kinds of storage that structures share.
+
+A structure is a frozen dataclass without arrays; its arrays sit in ``GMMParams.cov``, and every method is a pure function
+of them. ``Dense`` structures store D x D matrices, ``Diagonal`` ones variances. A new structure derives from one of the
+two, defines what differs (above all ``estimate``), and takes a row in the table of ``structures/__init__.py``.
+
+Shapes: diff (K, D, B) samples minus means, feature-major; gamma (K, B); count (K,); shift (K, D) new means minus old.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Integer
+
+from jaxgmm.numerics import apply_if, contract
+
+T = TypeVar("T")
+
+ROUNDING_FLOOR = 8
+"""Least eigenvalue in roundings of the largest, times D: below it a Cholesky factor exists only by luck."""
+
+
+class Whitener(NamedTuple):
+    """What turns ``x - mu_k`` into standard normal coordinates, and the volume that takes."""
+
+    factor: Array  # per structure
+    log_det: Array  # (K,), ln |Sigma_k|
+
+
+@dataclass(frozen=True)
+class Structure(abc.ABC):
+    """A family of covariances Sigma_1 ... Sigma_K."""
+
+    name: ClassVar[str]
+
+    # The family.
+    @abc.abstractmethod
+    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
+        """The member that maximises the likelihood, eq. (8) within the family.
+
+        ``scatter`` is sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T about the new means, as ``recentre`` gives it;
+        ``previous`` is what a component without weight keeps.
+        """
+
+    @abc.abstractmethod
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        """Shape of ``cov``."""
+
+    @abc.abstractmethod
+    def n_free(self, n_components: int, n_features: int) -> int:
+        """Free parameters of the covariances."""
+
+    @abc.abstractmethod
+    def least_weight(self, n_features: int) -> int:
+        """Samples that a component needs before its own covariance is determined."""
+
+    @abc.abstractmethod
+    def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
+        """The covariances as full matrices."""
+
+    @abc.abstractmethod
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+        """The member nearest to full matrices, as ``estimate`` would take it from their samples."""
+
+    # The density.
+    @abc.abstractmethod
+    def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
+        """Factor the covariances."""
+
+    @abc.abstractmethod
+    def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
+        """Standard normal coordinates of ``diff``."""
+
+    @abc.abstractmethod
+    def root(self, cov: Array) -> Array:
+        """The factor R with Sigma = R R^T that ``colour`` takes."""
+
+    @abc.abstractmethod
+    def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
+        """R_label noise: standard normal noise given the covariance of component ``label``."""
+
+    # The sums.
+    @abc.abstractmethod
+    def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Array:
+        """Sum over the block of gamma diff diff^T, as much of it as the family needs."""
+
+    @abc.abstractmethod
+    def recentre(self, count: Array, shift: Float[Array, "K D"], second: Array) -> Array:
+        """Second moments about the old means moved to the new means: the scatter."""
+
+    @abc.abstractmethod
+    def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "J D"], Float[Array, " J"]]:
+        """Variance of each feature within each component, and their weights; a pooled structure has one row."""
+
+    # The bound.
+    @abc.abstractmethod
+    def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
+        """The likeliest member with Sigma_k - diag(floor) positive semidefinite, from the unbounded maximum."""
+
+    @abc.abstractmethod
+    def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
+        """Smallest variance of each component in any direction, in units of the pooled covariance."""
+
+    # Free coordinates, for extrapolation.
+    @abc.abstractmethod
+    def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
+        """``cov`` as unconstrained numbers, features measured in ``unit``."""
+
+    @abc.abstractmethod
+    def from_free(self, free: Array, unit: Float[Array, " D"]) -> Array:
+        """The way back."""
+
+
+class Dense(Structure):
+    """Covariances stored as matrices: (K, D, D), or (D, D) where they are shared."""
+
+    def root(self, cov: Array) -> Array:
+        return jnp.linalg.cholesky(cov)
+
+    def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
+        wanted = jnp.any(each(_binds, cov, floor)) & jnp.all(floor > 0) & jnp.all(jnp.isfinite(cov))
+        return apply_if(wanted, lambda cov: each(_clip, cov, floor), cov)
+
+    def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
+        return each(_log_cholesky, cov, unit)
+
+    def from_free(self, free: Array, unit: Float[Array, " D"]) -> Array:
+        return each(_exp_cholesky, free, unit)
+
+
+class Diagonal(Structure):
+    """Covariances without correlation, stored as variances."""
+
+    def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Float[Array, "K D"]:
+        return jnp.sum(gamma[:, None, :] * diff * diff, axis=-1)
+
+    def recentre(self, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "K D"]:
+        return jnp.maximum(second - count[:, None] * shift * shift, 0)
+
+    def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+        return scatter / jnp.where(count > 0, count, 1)[:, None], count
+
+    def root(self, cov: Array) -> Array:
+        return jnp.sqrt(cov)
+
+    def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
+        return jnp.log(cov) / 2  # the logarithm needs no unit: it moves every state alike
+
+    def from_free(self, free: Array, unit: Float[Array, " D"]) -> Array:
+        return jnp.exp(2 * free)
+
+
+def each(function: Callable[..., T], cov: Array, *shared: Array) -> T:
+    """``function(matrix, *shared)`` for each of K matrices, or for the one matrix that all components share."""
+    return jax.vmap(lambda matrix: function(matrix, *shared))(cov) if cov.ndim == 3 else function(cov, *shared)
+
+
+# One matrix at a time.
+
+
+def inverse_root(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, ""]]:
+    """W with W cov W^T = 1 (the inverse of the Cholesky factor), and ln |cov|."""
+    root = jnp.linalg.cholesky(cov)
+    inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(cov.shape[-1], dtype=cov.dtype), lower=True)
+    return inverse, 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
+
+
+def least_relative_eigenvalue(cov: Float[Array, "D D"], pooled: Float[Array, "D D"]) -> Float[Array, ""]:
+    """Smallest eigenvalue of ``cov`` in the metric of ``pooled``."""
+    inverse, _ = inverse_root(pooled)
+    return jnp.linalg.eigvalsh(contract("ij,jk,lk->il", inverse, cov, inverse))[0]
+
+
+def _binds(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Array:
+    """Is Sigma - diag(floor) not positive definite? One Cholesky factor, far cheaper than eigenvalues."""
+    least = floor + _rounding(cov) * jnp.diagonal(cov)
+    return jnp.isnan(jnp.linalg.cholesky(cov - jnp.diag(least))).any()
+
+
+def _clip(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, "D D"]:
+    """Raise the eigenvalues of ``cov``, in units of the floor, to at least one."""
+    unit = jnp.sqrt(floor)
+    scale = unit[:, None] * unit[None, :]
+    values, vectors = jnp.linalg.eigh(cov / scale)
+    raised = jnp.maximum(values, jnp.maximum(1, _rounding(cov) * values[-1]))
+    half = vectors * jnp.sqrt(raised)[None, :]
+    return scale * contract("ij,kj->ik", half, half)
+
+
+def _log_cholesky(cov: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[Array, "D D"]:
+    root = jnp.linalg.cholesky(cov) / unit[:, None]
+    return jnp.tril(root, -1) + jnp.diag(jnp.log(jnp.diagonal(root)))
+
+
+def _exp_cholesky(free: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[Array, "D D"]:
+    root = (jnp.tril(free, -1) + jnp.diag(jnp.exp(jnp.diagonal(free)))) * unit[:, None]
+    return contract("ij,kj->ik", root, root)
+
+
+def _rounding(cov: Array) -> float:
+    return ROUNDING_FLOOR * cov.shape[-1] * float(jnp.finfo(cov.dtype).eps)

@@ -1,0 +1,52 @@
+"""Diagonal covariances: axes-aligned ellipsoids."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Integer
+
+from jaxgmm.numerics import contract, divide_or_keep
+from jaxgmm.structures.base import Diagonal, Whitener
+
+
+@dataclass(frozen=True)
+class Diag(Diagonal):
+    """One variance per component and feature (mclust VVI); ``cov`` is (K, D), squared data units."""
+
+    name = "diag"
+
+    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
+        return divide_or_keep(scatter, count, previous)
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components, n_features)
+
+    def n_free(self, n_components: int, n_features: int) -> int:
+        return n_components * n_features
+
+    def least_weight(self, n_features: int) -> int:
+        return 2
+
+    def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
+        return cov[:, :, None] * jnp.eye(n_features, dtype=cov.dtype)[None]
+
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+        return jnp.diagonal(dense, axis1=-2, axis2=-1)
+
+    def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
+        return Whitener(1 / jnp.sqrt(cov), jnp.sum(jnp.log(cov), axis=-1))
+
+    def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
+        return factor[:, :, None] * diff
+
+    def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
+        return root[label] * noise
+
+    def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
+        return jnp.maximum(cov, floor[None])
+
+    def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
+        return jnp.min(cov / contract("k,kd->d", weights, cov)[None], axis=-1)

@@ -1,0 +1,52 @@
+"""Spherical covariances: one radius per component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Integer
+
+from jaxgmm.numerics import divide_or_keep
+from jaxgmm.structures.base import Diagonal, Whitener
+
+
+@dataclass(frozen=True)
+class Spherical(Diagonal):
+    """One variance per component (mclust VII); ``cov`` is (K,), squared data units."""
+
+    name = "spherical"
+
+    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
+        return divide_or_keep(jnp.mean(scatter, axis=-1), count, previous)
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_components,)
+
+    def n_free(self, n_components: int, n_features: int) -> int:
+        return n_components
+
+    def least_weight(self, n_features: int) -> int:
+        return 2
+
+    def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
+        return cov[:, None, None] * jnp.eye(n_features, dtype=cov.dtype)[None]
+
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+        return jnp.trace(dense, axis1=-2, axis2=-1) / dense.shape[-1]
+
+    def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
+        return Whitener(1 / jnp.sqrt(cov), n_features * jnp.log(cov))
+
+    def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
+        return factor[:, None, None] * diff
+
+    def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
+        return root[label] * noise
+
+    def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
+        return jnp.maximum(cov, jnp.max(floor))
+
+    def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
+        return cov / jnp.sum(weights * cov)

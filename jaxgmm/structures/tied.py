@@ -1,0 +1,61 @@
+"""One covariance for all components."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Float, Integer
+
+from jaxgmm.numerics import contract
+from jaxgmm.structures.base import Dense, Whitener, inverse_root
+
+
+@dataclass(frozen=True)
+class Tied(Dense):
+    """One matrix shared by all components (mclust EEE); ``cov`` is (D, D), squared data units."""
+
+    name = "tied"
+
+    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
+        return scatter / jnp.sum(count)
+
+    def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
+        return (n_features, n_features)
+
+    def n_free(self, n_components: int, n_features: int) -> int:
+        return n_features * (n_features + 1) // 2
+
+    def least_weight(self, n_features: int) -> int:
+        return 1
+
+    def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
+        return jnp.broadcast_to(cov, (n_components, n_features, n_features))
+
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+        return contract("k,kij->ij", weights / jnp.sum(weights), dense)
+
+    def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
+        inverse, log_det = inverse_root(cov)
+        return Whitener(inverse, jnp.broadcast_to(log_det, (n_components,)))
+
+    def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
+        return contract("ij,kjb->kib", factor, diff)
+
+    def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
+        return contract("ij,j->i", root, noise)
+
+    def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Float[Array, "D D"]:
+        return contract("kib,kjb->ij", gamma[:, None, :] * diff, diff)
+
+    def recentre(self, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "D D"]:
+        scatter = second - contract("k,ki,kj->ij", count, shift, shift)
+        return (scatter + scatter.T) / 2
+
+    def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "1 D"], Float[Array, " 1"]]:
+        total = jnp.sum(count)
+        return (jnp.diagonal(scatter) / total)[None], total[None]
+
+    def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
+        return jnp.ones_like(weights)
