@@ -1,5 +1,7 @@
 """Gaussian mixtures by expectation-maximisation: pure functions over an immutable parameter pytree."""
 
+from jaxgmm.criteria import aic, bic, icl
+from jaxgmm.density import log_prob, mixture_covariance, mixture_mean, predict, predict_proba, sample
 from jaxgmm.em import e_step, log_likelihood, m_step, maximise, statistics
 from jaxgmm.fitting import fit, fit_from
 from jaxgmm.initial import initialise
@@ -13,14 +15,23 @@ __all__ = [
     "GMMParams",
     "Statistics",
     "Status",
+    "aic",
+    "bic",
     "covariances",
     "e_step",
     "fit",
     "fit_from",
+    "icl",
     "initialise",
     "log_likelihood",
+    "log_prob",
     "m_step",
     "maximise",
+    "mixture_covariance",
+    "mixture_mean",
     "n_free_parameters",
+    "predict",
+    "predict_proba",
+    "sample",
     "statistics",
 ]

@@ -50,6 +50,7 @@ def fold(
       The sums, and what rounding lost in each of them.
     """
     n_samples = samples[0].shape[0]
+    step = jax.checkpoint(step)  # in reverse mode a block is computed again, not kept
 
     def body(carry: tuple[T, T], index: Array) -> tuple[tuple[T, T], None]:
         start = jnp.minimum(index * size, n_samples - size)
@@ -77,6 +78,7 @@ def map_samples(step: Callable[[Array], T], X: Float[Array, "N D"], size: int, d
     """
     n_samples = X.shape[0]
     n_blocks = -(-n_samples // size)
+    step = jax.checkpoint(step)
 
     def body(_: None, index: Array) -> tuple[None, T]:
         return None, step(_slice(X, jnp.minimum(index * size, n_samples - size), size, dtype))

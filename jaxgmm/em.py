@@ -14,6 +14,10 @@ Source: Dempster, Laird and Rubin (1977), "Maximum likelihood from incomplete da
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
@@ -43,6 +47,12 @@ def bayes(
     return joint / evidence[None], largest + jnp.log(evidence)
 
 
+def posterior_of(params: GMMParams) -> Callable[[Float[Array, "K D B"]], tuple[Array, Array]]:
+    """Eq. (5) of a mixture as a function of ``x - mu_k``; the covariances are factored once."""
+    whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
+    return lambda diff: bayes(params.weights, log_gaussians(params.structure, whitener, diff))
+
+
 def e_step(params: GMMParams, X: ArrayLike) -> tuple[Array, Array]:
     """The E-step, eq. (5): responsibilities, and the terms of the log-likelihood.
 
@@ -64,17 +74,19 @@ def e_step(params: GMMParams, X: ArrayLike) -> tuple[Array, Array]:
     >>> gamma.round(3).tolist()
     [[0.5, 0.5], [0.0, 1.0]]
     """
-    X = checks.check_samples(X, params.n_features)
-    params = cast(params, float_dtype(X))
-    whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
+    return _e_step(params, checks.check_samples(X, params.n_features))
+
+
+@jax.jit
+def _e_step(params: GMMParams, X: Float[Array, "N D"]) -> tuple[Array, Array]:
+    posterior = posterior_of(params := cast(params, float_dtype(X)))
 
     def block(x: Float[Array, "D B"]) -> tuple[Array, Array]:
-        log_density = log_gaussians(params.structure, whitener, deviations(params.means, x))
-        gamma, log_px = bayes(params.weights, log_density)
+        gamma, log_px = posterior(deviations(params.means, x))
         return gamma.T, log_px
 
     size = blocks.block_size(X.shape[0], params.means.size, params.means.dtype.itemsize)
-    return blocks.map_samples(block, jnp.asarray(X), size, params.means.dtype)
+    return blocks.map_samples(block, X, size, params.means.dtype)
 
 
 def m_step(
@@ -110,13 +122,19 @@ def m_step(
     gamma = checks.check_gamma(gamma, X.shape[0], params.n_components)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
+    return _m_step(params, X, gamma, sample_weight, covariance_floor)
+
+
+@jax.jit
+def _m_step(
+    params: GMMParams, X: Array, gamma: Array, sample_weight: Array | None, covariance_floor: Array | None
+) -> GMMParams:
     params = cast(params, float_dtype(X))
 
     def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
         return gamma, jnp.zeros_like(gamma[0])
 
-    samples = (jnp.asarray(X), jnp.asarray(gamma))
-    sums = moments(params.structure, params.means, samples, sample_weight, given)
+    sums = moments(params.structure, params.means, (X, gamma), sample_weight, given)
     return maximise(params, sums, covariance_floor=covariance_floor)
 
 
@@ -142,17 +160,18 @@ def log_likelihood(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike 
     -0.9189
     """
     X = checks.check_samples(X, params.n_features)
-    sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
-    params = cast(params, float_dtype(X))
-    whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
+    return _log_likelihood(params, X, checks.check_sample_weight(sample_weight, X.shape[0]))
+
+
+@jax.jit
+def _log_likelihood(params: GMMParams, X: Float[Array, "N D"], sample_weight: Float[Array, " N"] | None) -> Array:
+    posterior = posterior_of(params := cast(params, float_dtype(X)))
 
     def block(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> Array:
-        log_density = log_gaussians(params.structure, whitener, deviations(params.means, x))
-        return jnp.where(weight > 0, weight * bayes(params.weights, log_density)[1], 0)
+        return jnp.where(weight > 0, weight * posterior(deviations(params.means, x))[1], 0)
 
     size = blocks.block_size(X.shape[0], params.means.size, params.means.dtype.itemsize)
-    total, lost = blocks.fold(block, (jnp.asarray(X),), sample_weight, size, params.means.dtype)
-    return sum(sum_compensated(total, lost))
+    return sum_compensated(*blocks.fold(block, (X,), sample_weight, size, params.means.dtype))[0]
 
 
 def statistics(
@@ -186,24 +205,21 @@ def statistics(
     """
     X = checks.check_samples(X, params.n_features)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
-    return collect(cast(params, float_dtype(X)), jnp.asarray(X), sample_weight, centre, block_size)
+    return collect(params, X, sample_weight, centre, block_size=block_size)
 
 
+@partial(jax.jit, static_argnames="block_size")
 def collect(
     params: GMMParams,
     X: Float[Array, "N D"],
     sample_weight: Float[Array, " N"] | None,
     centre: Float[Array, " D"] | None = None,
+    *,
     block_size: int | None = None,
 ) -> Statistics:
     """``statistics`` without the door."""
-    structure = params.structure
-    whitener = structure.whitener(params.cov, params.n_components, params.n_features)
-
-    def posterior(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
-        return bayes(params.weights, log_gaussians(structure, whitener, diff))
-
-    return moments(structure, params.means, (X,), sample_weight, posterior, centre, block_size)
+    posterior = posterior_of(params := cast(params, float_dtype(X)))
+    return moments(params.structure, params.means, (X,), sample_weight, posterior, centre, block_size)
 
 
 def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLike | None = None) -> GMMParams:

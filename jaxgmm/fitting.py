@@ -200,7 +200,7 @@ def _check_options(
 
 
 def _number(value: Any, dtype: np.dtype) -> Array:
-    return value.astype(dtype) if isinstance(value, jax.Array) else np.asarray(value, dtype)
+    return value.astype(dtype) if isinstance(value, jax.Array) else jnp.asarray(value, dtype)
 
 
 def _as_array(value: Any) -> Array | None:

@@ -279,8 +279,8 @@ def lloyd_passes(
         return jnp.where(empty, centres, sums.first / jnp.where(empty, 1, sums.count[:, None]))
 
     def objective(sums: ClusterSums) -> loop.Objective:
-        resolution = 64 * jnp.finfo(weight.dtype).eps * jnp.asarray(X.shape[1], weight.dtype)
-        return loop.Objective(-sums.inertia, jnp.zeros_like(sums.inertia), sums.weight, resolution)
+        zero, resolution = jnp.zeros_like(sums.inertia), LLOYD_TOL * jnp.asarray(X.shape[1], weight.dtype)
+        return loop.Objective(-sums.inertia, zero, sums.weight, resolution, zero)
 
     problem = loop.Problem(expect, maximise, objective)
     return loop.run(problem, loop.begin(problem, centres), LLOYD_PASSES, LLOYD_TOL * X.shape[1]).state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,8 +21,8 @@ from jaxgmm.sums import Statistics, sum_over
 SPIKE = 1e-4
 """A component whose variance in some direction is below this share of the pooled covariance is a spike: DECISIONS.md."""
 
-RESOLUTION = 64
-"""Roundings of a log density within which a change of the likelihood may be rounding."""
+RESOLUTION, NOISE = 64, 2
+"""Roundings of a log density within which a fall of the likelihood may be rounding, and that a gain typically has."""
 
 
 class Samples(NamedTuple):
@@ -88,7 +89,12 @@ def problem(lane: Lane, samples: Samples, accelerate: str | None) -> loop.Proble
         return replace(params, cov=params.structure.floored(params.cov, lane.floor))
 
     accelerator = Squarem(lambda params: to_free(params, lane.unit), bounded) if accelerate else loop.PLAIN
-    return loop.Problem(lambda params: expect(params, samples, lane.centre), maximise, objective, accelerator)
+    return loop.Problem(
+        lambda params: expect(params, samples, lane.centre),
+        maximise,
+        lambda sums: objective(sums, samples.X.shape[0]),
+        accelerator,
+    )
 
 
 def expect(params: GMMParams, samples: Samples, centre: Float[Array, " D"]) -> Statistics:
@@ -97,11 +103,13 @@ def expect(params: GMMParams, samples: Samples, centre: Float[Array, " D"]) -> S
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 
 
-def objective(sums: Statistics) -> loop.Objective:
-    """The log-likelihood and the change of it, per unit weight, that rounding can make."""
+def objective(sums: Statistics, n_samples: int) -> loop.Objective:
+    """The log-likelihood, and what rounding of the log densities can do to it per unit weight."""
     n_features, eps = sums.first.shape[-1], jnp.finfo(sums.weight.dtype).eps
-    resolution = RESOLUTION * eps * (n_features + jnp.abs(sums.log_likelihood / sums.weight))
-    return loop.Objective(sums.log_likelihood, sums.lost, sums.weight, resolution)
+    rounding = eps * (n_features + jnp.abs(sums.log_likelihood / sums.weight))
+    # A fall is judged as if all samples erred the same way, noise as if they erred independently.
+    noise = NOISE * rounding / math.sqrt(n_samples)
+    return loop.Objective(sums.log_likelihood, sums.lost, sums.weight, RESOLUTION * rounding, noise)
 
 
 def is_degenerate(params: GMMParams, weight: Float[Array, ""]) -> Bool[Array, ""]:

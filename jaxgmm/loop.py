@@ -50,7 +50,12 @@ class Objective(NamedTuple):
     value: Array  # (), the sum over samples
     lost: Array  # (), what rounding lost in it
     weight: Array  # (), total weight of the samples
-    resolution: Array  # (), per unit weight: a change below this may be rounding
+    resolution: Array  # (), per unit weight: a fall of less may be rounding
+    noise: Array  # (), per unit weight: typical rounding error of a gain
+
+
+PATIENCE = 20
+"""Passes without a new best after which a lane whose tolerance is below the noise of a gain has converged."""
 
 
 class Carry(NamedTuple):
@@ -61,6 +66,8 @@ class Carry(NamedTuple):
     memory: Any  # of the accelerator
     n_iter: Array  # () int32, passes after the one that evaluated the start
     status: Array  # () int32
+    best: tuple[Array, Array]  # highest objective so far, and what rounding lost in it
+    best_at: Array  # () int32, the pass that found it
     trace: Array  # (T,) objective of the state held after each pass, NaN after the end
 
 
@@ -118,10 +125,11 @@ def begin(problem: Problem, state: Any, trace: int = 0) -> Carry:
 
 def hold(problem: Problem, state: Any, sums: Any, trace: int = 0) -> Carry:
     """The carry of a start whose sums are known."""
-    value = problem.objective(sums).value
-    record = _record(jnp.full((trace,), jnp.nan, value.dtype), 0, value)
-    status = jnp.where(jnp.isfinite(value), Status.ITERATION_LIMIT, Status.NONFINITE).astype(jnp.int32)
-    return Carry(state, sums, problem.accelerator.begin(state), jnp.zeros_like(status), status, record)
+    start = problem.objective(sums)
+    record = _record(jnp.full((trace,), jnp.nan, start.value.dtype), 0, start.value)
+    status = jnp.where(jnp.isfinite(start.value), Status.ITERATION_LIMIT, Status.NONFINITE).astype(jnp.int32)
+    zero = jnp.zeros_like(status)
+    return Carry(state, sums, problem.accelerator.begin(state), zero, status, (start.value, start.lost), zero, record)
 
 
 def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float) -> Carry:
@@ -130,6 +138,10 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
     A lane ends when an ascent step gains no more than ``tol`` per unit weight (``CONVERGED``), lowers the objective by
     more than rounding explains (``DECREASED``), or leaves the finite numbers (``NONFINITE``). ``tol = 0`` switches the
     first two off. The state kept is the better one; a state that is not finite is never kept.
+
+    Where ``tol`` is below the noise of a gain, single gains say nothing: float32 on a plateau would stop at the first that
+    happens to be negative. Such a lane walks on, through falls within rounding, until no pass of the last ``PATIENCE``
+    has found a new best; the drift adds up over passes and the noise does not.
     """
     limit = carry.n_iter + jnp.asarray(passes, jnp.int32)
 
@@ -143,19 +155,26 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
         old, new = problem.objective(carry.sums), problem.objective(sums)
         gain = ((new.value - old.value) + (new.lost - old.lost)) / new.weight
         finite = jnp.isfinite(new.value) & _all_finite(proposal.state)
+        n_iter = carry.n_iter + 1
+        above_best = (new.value - carry.best[0]) + (new.lost - carry.best[1])
+        best = jax.tree.map(lambda a, b: jnp.where(above_best > 0, a, b), (new.value, new.lost), carry.best)
+        best_at = jnp.where(above_best > 0, n_iter, carry.best_at)
+
         judged = proposal.plain & (jnp.asarray(tol) > 0)
+        noisy = jnp.asarray(tol) < new.noise
+        fell = gain < -new.resolution
+        settled = jnp.where(noisy, n_iter - best_at >= PATIENCE, gain <= tol)
         status = jnp.select(
-            [proposal.plain & ~finite, judged & (gain < -new.resolution), judged & (gain <= tol)],
+            [proposal.plain & ~finite, judged & fell, judged & settled],
             [Status.NONFINITE, Status.DECREASED, Status.CONVERGED],
             Status.ITERATION_LIMIT,
         )
-        kept = finite & ((gain >= 0) | (proposal.plain & ~judged))
+        kept = finite & ((gain >= 0) | (proposal.plain & (~judged | (noisy & ~fell))))
         state, sums = jax.tree.map(
             lambda new, old: jnp.where(kept, new, old), (proposal.state, sums), (carry.state, carry.sums)
         )
-        n_iter = carry.n_iter + 1
         trace = _record(carry.trace, n_iter, problem.objective(sums).value)
-        return Carry(state, sums, proposal.memory, n_iter, status.astype(jnp.int32), trace)
+        return Carry(state, sums, proposal.memory, n_iter, status.astype(jnp.int32), best, best_at, trace)
 
     return lax.while_loop(runs, turn, carry)
 

@@ -1,0 +1,33 @@
+"""Suite settings: strict promotion, two virtual devices, shapes checked, x64 off and on in one process."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+sys.path.insert(0, str(Path(__file__).parent))
+
+from jaxtyping import install_import_hook
+
+install_import_hook("jaxgmm", "typecheck.internal")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def x64():
+    """Computation in float64."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    """Both precisions, each under its own setting of x64."""
+    with jax.enable_x64(request.param is np.float64):
+        yield request.param
