@@ -5,6 +5,7 @@ from jaxgmm.density import log_prob, mixture_covariance, mixture_mean, predict, 
 from jaxgmm.em import e_step, log_likelihood, m_step, maximise, statistics
 from jaxgmm.fitting import fit, fit_from
 from jaxgmm.initial import initialise
+from jaxgmm.io import load, load_metadata, save
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, covariances, n_free_parameters
 from jaxgmm.result import FitResult
@@ -23,6 +24,8 @@ __all__ = [
     "fit_from",
     "icl",
     "initialise",
+    "load",
+    "load_metadata",
     "log_likelihood",
     "log_prob",
     "m_step",
@@ -33,5 +36,6 @@ __all__ = [
     "predict",
     "predict_proba",
     "sample",
+    "save",
     "statistics",
 ]

@@ -13,7 +13,7 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float
+from jaxtyping import Shaped
 
 from jaxgmm import numerics
 
@@ -71,7 +71,7 @@ def fold(
     return lax.scan(body, (zeros, zeros), jnp.arange(n_blocks, dtype=jnp.int32))[0]
 
 
-def map_samples(step: Callable[[Array], T], X: Float[Array, "N D"], size: int, dtype: jnp.dtype) -> T:
+def map_samples(step: Callable[[Array], T], X: Shaped[Array, "N D"], size: int, dtype: jnp.dtype) -> T:
     """Stack ``step(block)`` over the blocks of X: per-sample results, the sample axis first.
 
     ``step`` takes a (D, B) block and returns a pytree of arrays whose first axis is the B samples.

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from jaxgmm import blocks, checks
 from jaxgmm.contract import deviations, log_gaussians, moments
@@ -78,7 +78,7 @@ def e_step(params: GMMParams, X: ArrayLike) -> tuple[Array, Array]:
 
 
 @jax.jit
-def _e_step(params: GMMParams, X: Float[Array, "N D"]) -> tuple[Array, Array]:
+def _e_step(params: GMMParams, X: Shaped[Array, "N D"]) -> tuple[Array, Array]:
     posterior = posterior_of(params := cast(params, float_dtype(X)))
 
     def block(x: Float[Array, "D B"]) -> tuple[Array, Array]:
@@ -164,7 +164,7 @@ def log_likelihood(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike 
 
 
 @jax.jit
-def _log_likelihood(params: GMMParams, X: Float[Array, "N D"], sample_weight: Float[Array, " N"] | None) -> Array:
+def _log_likelihood(params: GMMParams, X: Shaped[Array, "N D"], sample_weight: Shaped[Array, " N"] | None) -> Array:
     posterior = posterior_of(params := cast(params, float_dtype(X)))
 
     def block(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> Array:
@@ -211,8 +211,8 @@ def statistics(
 @partial(jax.jit, static_argnames="block_size")
 def collect(
     params: GMMParams,
-    X: Float[Array, "N D"],
-    sample_weight: Float[Array, " N"] | None,
+    X: Shaped[Array, "N D"],
+    sample_weight: Shaped[Array, " N"] | None,
     centre: Float[Array, " D"] | None = None,
     *,
     block_size: int | None = None,

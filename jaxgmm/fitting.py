@@ -158,7 +158,7 @@ def fit(
         init = checks.check_init(init, n_samples, n_components)
     given = params is not None or not isinstance(init, str)
     options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
-    traced = checks.is_traced(key, X, sample_weight, params, tol, max_iter, covariance_floor)
+    traced = checks.is_traced(key, X, sample_weight, params, init, tol, max_iter, covariance_floor)
 
     offset = None
     if not traced:
@@ -171,7 +171,8 @@ def fit(
     if params is not None:
         params = cast(params if offset is None else moved(params, -offset), float_dtype(X))
     keys = jax.random.split(key, 1 if given else n_restarts)
-    name, start = (init, params) if isinstance(init, str) else ("given", jnp.asarray(init))
+    start = params if params is not None else None if isinstance(init, str) else jnp.asarray(init)
+    name = "given" if given else init
     floor, tol, max_iter, accelerate, trace = options
     running = _start(keys, samples, start, floor, name, n_components, structure, accelerate, trace)
     if traced:
@@ -258,7 +259,7 @@ def _start(
         if isinstance(start, GMMParams):
             params = start
         else:
-            method = start if name == "given" else name
+            method = name if start is None else start
             params = initialise(
                 key, samples.X, n_components, method=method, covariance_type=structure, sample_weight=samples.weight
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, Shaped
 
 from jaxgmm import blocks, checks, loop
 from jaxgmm.contract import moments
@@ -20,10 +21,13 @@ from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure, get_structure
 from jaxgmm.structures.base import inverse_root
 
-START_FLOOR = 1e-6
-"""Covariance floor of a start, relative to the variance within components."""
+START_FLOOR, GIVEN_FLOOR = 1e-3, 1e-6
+"""Covariance floors of the clusters found here and of what is only measured, relative to the variance within components."""
 
-WHITENING_RIDGE = 0.0
+LEAST_RIDGE = 1e-6
+"""Added to the covariance that whitens, in units of each feature's variance: copied or constant features stay harmless."""
+
+FULL = get_structure("full")
 LLOYD_PASSES = 30
 LLOYD_TOL = 1e-4
 """Lloyd's passes over X, and the fall of the mean squared distance, per feature, at which they stop."""
@@ -36,12 +40,17 @@ OUTLIER_SHARE = 0.1
 class Frame(NamedTuple):
     """Coordinates in which the samples have mean zero and unit covariance."""
 
-    centre: Array  # (D,)
+    mean: Array  # (D,)
+    cov: Array  # (D, D)
     whitener: Array  # (D, D)
 
     def white(self, x: Float[Array, "D B"]) -> Float[Array, "D B"]:
         """Whitened samples of a block."""
-        return contract("ij,jb->ib", self.whitener, x - self.centre[:, None])
+        return contract("ij,jb->ib", self.whitener, x - self.mean[:, None])
+
+    def unwhite(self, centres: Float[Array, "K D"]) -> Float[Array, "K D"]:
+        """Centres in data units, less the mean."""
+        return jax.scipy.linalg.solve_triangular(self.whitener, centres.T, lower=True).T
 
 
 def initialise(
@@ -82,35 +91,49 @@ def initialise(
     n_components = checks.check_n_components(n_components, X.shape[0])
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     structure = get_structure(covariance_type)
-    dtype = float_dtype(X)
-    X = jnp.asarray(X)
-    weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else jnp.asarray(sample_weight).astype(dtype)
-    weight = jnp.where(jnp.all(jnp.isfinite(X), axis=1), weight, 0)
     if isinstance(method, str):
-        start = METHODS[checks.check_choice("init", method, METHODS)]
-        return start(key, X, weight, n_components, structure)
-    given = jnp.asarray(checks.check_init(method, X.shape[0], n_components))
+        name, given = checks.check_choice("init", method, METHODS), None
+    else:
+        name, given = "given", checks.check_init(method, X.shape[0], n_components)
+    return _initialise(key, X, sample_weight, given, name, n_components, structure)
+
+
+@partial(jax.jit, static_argnames=("name", "n_components", "structure"))
+def _initialise(
+    key: Array,
+    X: Shaped[Array, "N D"],
+    sample_weight: Shaped[Array, " N"] | None,
+    given: Shaped[Array, "N ..."] | None,
+    name: str,
+    n_components: int,
+    structure: Structure,
+) -> GMMParams:
+    dtype = float_dtype(X)
+    weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else sample_weight.astype(dtype)
+    weight = jnp.where(jnp.all(jnp.isfinite(X), axis=1), weight, 0)
+    if given is None:
+        return METHODS[name](key, X, weight, n_components, structure)
     gamma = jax.nn.one_hot(given, n_components, dtype=dtype) if given.ndim == 1 else given.astype(dtype)
     return from_responsibilities(X, weight, gamma, structure)
 
 
 def from_responsibilities(
-    X: Float[Array, "N D"], weight: Float[Array, " N"], gamma: Float[Array, "N K"], structure: Structure
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], gamma: Float[Array, "N K"], structure: Structure
 ) -> GMMParams:
     """One M-step from given responsibilities: a pass for the means, and one for the moments about them."""
     n_components = gamma.shape[1]
-    single = one_component(X, weight, structure, n_components)
+    single = alike(*whole(X, weight), n_components, structure)
 
     def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
         return gamma, jnp.zeros_like(gamma[0])
 
     rough = maximise(single, moments(structure, single.means, (X, gamma), weight, given))
     about = GMMParams(single.weights, rough.means, single.cov, structure)
-    return maximise(about, moments(structure, about.means, (X, gamma), weight, given), covariance_floor=START_FLOOR)
+    return maximise(about, moments(structure, about.means, (X, gamma), weight, given), covariance_floor=GIVEN_FLOOR)
 
 
 def kmeans(
-    key: Array, X: Float[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure, *, lloyd: bool = True
+    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure, *, lloyd: bool = True
 ) -> GMMParams:
     """Moments of the clusters that k-means finds in whitened coordinates.
 
@@ -122,7 +145,8 @@ def kmeans(
 
     def search(carry: tuple) -> tuple:
         turn, kept, *_ = carry
-        frame = whole_frame(X, kept)
+        mean, cov = whole(X, kept)
+        frame = Frame(mean, cov, inverse_root(cov)[0])
         centres = seeds(jax.random.fold_in(key, turn), X, kept, frame, n_components)
         if lloyd:
             centres = lloyd_passes(X, kept, frame, centres)
@@ -134,27 +158,26 @@ def kmeans(
         return turn + 1, jnp.where(again, rest, kept), frame, centres, again
 
     n_features = X.shape[1]
-    nothing = Frame(jnp.zeros(n_features, weight.dtype), jnp.zeros((n_features, n_features), weight.dtype))
-    start = (jnp.zeros((), jnp.int32), weight, nothing, jnp.zeros((n_components, n_features), weight.dtype), jnp.ones((), bool))
+    n_features, dtype = X.shape[1], weight.dtype
+    nothing = Frame(jnp.zeros(n_features, dtype), *(jnp.zeros((n_features, n_features), dtype) for _ in range(2)))
+    start = (jnp.zeros((), jnp.int32), weight, nothing, jnp.zeros((n_components, n_features), dtype), jnp.ones((), bool))
     _, kept, frame, centres, _ = lax.while_loop(lambda carry: carry[-1], search, start)
-
-    about = one_component(X, kept, structure, n_components)
-    means = frame.centre[None] + contract("ij,kj->ki", jnp.linalg.inv(frame.whitener), centres)
-    about = GMMParams(about.weights, means, about.cov, structure)
+    about = alike(frame.mean, frame.cov, n_components, structure)
+    about = replace(about, means=frame.mean[None] + frame.unwhite(centres))
 
     def hard(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
         white = contract("ij,kjb->kib", frame.whitener, diff)
         label = jnp.argmin(jnp.sum(white * white, axis=1), axis=0)
         return jax.nn.one_hot(label, n_components, axis=0, dtype=diff.dtype), jnp.zeros_like(diff[0, 0])
 
-    return maximise(about, moments(structure, means, (X,), kept, hard), covariance_floor=START_FLOOR)
+    return maximise(about, moments(structure, about.means, (X,), kept, hard), covariance_floor=START_FLOOR)
 
 
 def random_from_data(
-    key: Array, X: Float[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure
+    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure
 ) -> GMMParams:
     """K different samples as means, equal weights, and the covariance of X for every component."""
-    about = one_component(X, weight, structure, n_components)
+    about = alike(*whole(X, weight), n_components, structure)
 
     def pick(carry: Array, uniform: Array) -> tuple[Array, Array]:
         index = draw(uniform, carry, weight)
@@ -166,7 +189,7 @@ def random_from_data(
 
 
 def random_responsibilities(
-    key: Array, X: Float[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure
+    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure
 ) -> GMMParams:
     """Responsibilities drawn uniformly, row by row."""
     gamma = jax.random.uniform(key, (X.shape[0], n_components), weight.dtype)
@@ -181,10 +204,8 @@ METHODS: dict[str, Callable[[Array, Array, Array, int, Structure], GMMParams]] =
 }
 
 
-def one_component(
-    X: Float[Array, "N D"], weight: Float[Array, " N"], structure: Structure, n_components: int
-) -> GMMParams:
-    """K copies of the mean and covariance of X, each of weight 1/K."""
+def whole(X: Shaped[Array, "N D"], weight: Float[Array, " N"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
+    """Mean and covariance of X, the latter positive definite whatever X holds."""
 
     def all_to_one(diff: Float[Array, "1 D B"]) -> tuple[Array, Array]:
         return jnp.ones_like(diff[:, 0]), jnp.zeros_like(diff[0, 0])
@@ -192,20 +213,28 @@ def one_component(
     # The moments are taken about a sample, so an offset of the data costs no digits.
     about = X[jnp.argmax(weight > 0)][None].astype(weight.dtype)
     about = jnp.where(jnp.isfinite(about), about, 0)
-    unit = jnp.ones(structure.shape(1, X.shape[1]), weight.dtype)
-    single = GMMParams(jnp.ones(1, weight.dtype), about, unit, structure)
-    single = maximise(single, moments(structure, about, (X,), weight, all_to_one), covariance_floor=START_FLOOR)
-    shape = structure.shape(n_components, X.shape[1])
-    weights = jnp.full(n_components, 1 / n_components, weight.dtype)
-    return GMMParams(weights, jnp.repeat(single.means, n_components, axis=0), jnp.broadcast_to(single.cov, shape), structure)
+    sums = moments(FULL, about, (X,), weight, all_to_one)
+    total = jnp.maximum(sums.weight, jnp.finfo(weight.dtype).tiny)
+    shift = sums.first / total
+    cov = FULL.recentre(sums.count, shift, sums.second)[0] / total
+    variance = jnp.diagonal(cov)
+    varies = variance > 0
+    typical = jnp.sum(variance) / jnp.maximum(jnp.sum(varies), 1).astype(variance.dtype)
+    scale = jnp.where(varies, variance, jnp.where(typical > 0, typical, 1))  # a constant feature takes the mean scale
+    # Between two clusters whitening leaves a distance of at most 2, which drowns in the noise of many features or of few
+    # samples; there the ridge turns whitening into a scaling of each feature (DECISIONS.md has the figures).
+    n_features = X.shape[1]
+    ridge = LEAST_RIDGE + (n_features / 100) ** 2 + (n_features / jnp.maximum(sums.weight, n_features)) ** 2
+    return about[0] + shift[0], cov + ridge * jnp.diag(scale)
 
 
-def whole_frame(X: Float[Array, "N D"], weight: Float[Array, " N"]) -> Frame:
-    """The frame of all samples."""
-    whole = one_component(X, weight, get_structure("full"), 1)
-    cov = whole.cov[0]
-    ridged = cov + WHITENING_RIDGE * jnp.diag(jnp.diagonal(cov))
-    return Frame(whole.means[0], inverse_root(ridged)[0])
+def alike(
+    mean: Float[Array, " D"], cov: Float[Array, "D D"], n_components: int, structure: Structure
+) -> GMMParams:
+    """K components of equal weight with the same mean and covariance."""
+    weights = jnp.full(n_components, 1 / n_components, mean.dtype)
+    dense = jnp.repeat(cov[None], n_components, axis=0)
+    return GMMParams(weights, jnp.repeat(mean[None], n_components, axis=0), structure.from_dense(weights, dense), structure)
 
 
 def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Array, " N"]) -> Integer[Array, ""]:
@@ -226,7 +255,7 @@ def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> F
 
 
 def seeds(
-    key: Array, X: Float[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
+    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
 ) -> Float[Array, "K D"]:
     """k-means++: each seed is drawn with probability proportional to weight times squared distance to the seeds before."""
     uniforms = jax.random.uniform(key, (n_components,), weight.dtype)
@@ -238,15 +267,14 @@ def seeds(
 
         return jnp.where(weight > 0, blocks.map_samples(block, X, size, weight.dtype), 0)
 
-    def pick(nearest: Float[Array, " N"], uniform: Float[Array, ""]) -> tuple[Array, Array]:
-        index = draw(uniform, weight * nearest, weight)
+    def pick(nearest: Float[Array, " N"], turn: tuple[Array, Array]) -> tuple[Array, Array]:
+        uniform, first = turn
+        index = draw(uniform, weight * jnp.where(first, 1, nearest), weight)
         seed = frame.white(X[index].astype(weight.dtype)[:, None])[:, 0]
         return jnp.minimum(nearest, distance_to(seed)), seed
 
-    first = draw(uniforms[0], weight, weight)
-    seed = frame.white(X[first].astype(weight.dtype)[:, None])[:, 0]
-    _, others = lax.scan(pick, distance_to(seed), uniforms[1:])
-    return jnp.concatenate([seed[None], others])
+    is_first = jnp.arange(n_components) == 0
+    return lax.scan(pick, jnp.full_like(weight, jnp.inf), (uniforms, is_first))[1]
 
 
 class ClusterSums(NamedTuple):
@@ -257,7 +285,7 @@ class ClusterSums(NamedTuple):
 
 
 def lloyd_passes(
-    X: Float[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"]
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"]
 ) -> Float[Array, "K D"]:
     """k-means on the same loop as EM: expect assigns samples to centres, maximise moves centres to their samples."""
     size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)
@@ -287,7 +315,7 @@ def lloyd_passes(
 
 
 def nearest(
-    X: Float[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"]
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"]
 ) -> tuple[Integer[Array, " N"], Float[Array, " K"]]:
     """The label of each sample, and the weight of each cluster."""
     size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)

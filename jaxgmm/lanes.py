@@ -18,8 +18,9 @@ from jaxgmm.params import GMMParams, from_free, moved, to_free
 from jaxgmm.result import FitResult, Lanes
 from jaxgmm.sums import Statistics, sum_over
 
-SPIKE = 1e-4
-"""A component whose variance in some direction is below this share of the pooled covariance is a spike: DECISIONS.md."""
+SPIKE, FLAT = 1e-3, 1e-5
+"""A component whose variance in some direction, as a share of the pooled covariance, is below ``SPIKE`` with just the
+samples it needs (below ``SPIKE / r`` with r times as many), or below ``FLAT`` with any number, is a spike: DECISIONS.md."""
 
 RESOLUTION, NOISE = 64, 2
 """Roundings of a log density within which a fall of the likelihood may be rounding, and that a gain typically has."""
@@ -62,7 +63,7 @@ def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate:
 def finish(lane: Lane) -> FitResult:
     """The lane as a result, its means in data units."""
     carry = lane.carry
-    spiky = is_degenerate(carry.state, carry.sums.weight) & (carry.status <= Status.CONVERGED)
+    spiky = is_degenerate(carry.state, carry.sums.weight) & (carry.status != Status.NONFINITE)
     status = jnp.where(spiky, jnp.int32(Status.DEGENERATE), carry.status)
     log_likelihood = carry.sums.log_likelihood
     lanes = jax.tree.map(lambda leaf: leaf[None], Lanes(log_likelihood, carry.n_iter, status, carry.trace))
@@ -115,6 +116,7 @@ def objective(sums: Statistics, n_samples: int) -> loop.Objective:
 def is_degenerate(params: GMMParams, weight: Float[Array, ""]) -> Bool[Array, ""]:
     """Does a component hold fewer samples than its covariance needs, or is one a spike?"""
     structure = params.structure
-    light = params.weights * weight < structure.least_weight(params.n_features) * (1 - 1e-3)
-    narrow = structure.least_relative_variance(params.weights, params.cov) < SPIKE
-    return jnp.any(light | narrow)
+    support = params.weights * weight / structure.least_weight(params.n_features)
+    variance = structure.least_relative_variance(params.weights, params.cov)
+    narrow = variance < jnp.maximum(SPIKE / jnp.maximum(support, 1), FLAT)
+    return jnp.any((support < 1 - 1e-3) | narrow)

@@ -160,7 +160,8 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
         best = jax.tree.map(lambda a, b: jnp.where(above_best > 0, a, b), (new.value, new.lost), carry.best)
         best_at = jnp.where(above_best > 0, n_iter, carry.best_at)
 
-        judged = proposal.plain & (jnp.asarray(tol) > 0)
+        # The start may lie outside the bounds that maximise keeps: a fall in the first step is no failure.
+        judged = proposal.plain & (jnp.asarray(tol) > 0) & ((carry.n_iter > 0) | (gain >= 0))
         noisy = jnp.asarray(tol) < new.noise
         fell = gain < -new.resolution
         settled = jnp.where(noisy, n_iter - best_at >= PATIENCE, gain <= tol)

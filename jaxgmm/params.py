@@ -17,7 +17,7 @@ from jaxgmm.structures import Structure, get_structure
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GMMParams:
     """A Gaussian mixture p(x) = sum_k pi_k N(x | mu_k, Sigma_k), eq. (1): an immutable pytree.
 

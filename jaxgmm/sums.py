@@ -12,7 +12,7 @@ from jaxgmm.numerics import sum_compensated, two_sum
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Statistics:
     """Sums over samples under a mixture; those of two sets of samples add up to those of both.
 

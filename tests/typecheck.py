@@ -14,4 +14,5 @@ DOORS = {
 def internal(function: Callable) -> Callable:
     """Check the annotations of ``function`` unless it is a public door or checks what comes through one."""
     is_door = function.__name__ in DOORS or function.__name__.startswith("check_")
-    return function if is_door else beartype(function)
+    holds_any_leaf = function.__name__ == "__init__"  # a pytree is also rebuilt with tracers, None and NumPy leaves
+    return function if is_door or holds_any_leaf else beartype(function)

@@ -1,0 +1,397 @@
+"""The command line: fit a mixture to a file of numbers, label with it, sample from it, show it.
+
+Imports of what is heavy wait until a command runs, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+
+    from jaxgmm.params import GMMParams
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Gaussian mixtures by expectation-maximisation.")
+
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]
+
+File = Annotated[Path, typer.Argument(help="CSV or Parquet file, one sample a row.")]
+Model = Annotated[Path, typer.Argument(help="A model that `fit --output` wrote.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random key.")]
+
+
+class BadInput(Exception):
+    """One line that says what is wrong with the input and what to do."""
+
+
+def main() -> NoReturn:
+    """Run the command line; bad input ends in one line and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as leave:
+        code = leave.exit_code
+    except KeyboardInterrupt:
+        code = _complain("interrupted.", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 0
+    except typer.TyperException as error:
+        message = getattr(error, "format_message", lambda: str(error))()
+        code = _complain(f"{message} Try 'jaxgmm --help'.", 2) if message else 2
+    except (BadInput, ValueError, OSError) as error:
+        code = _complain(" ".join(str(error).split()), 2)
+    sys.exit(code or 0)
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"jaxgmm: {message}", file=sys.stderr)
+    return code
+
+
+@app.command()
+def fit(
+    file: File,
+    components: Annotated[str, typer.Option(help="A number of components, or a range such as 1:9, chosen by BIC.")] = "1:9",
+    covariance_type: Annotated[str, typer.Option(help="full, tied, diag or spherical.")] = "full",
+    restarts: Annotated[int, typer.Option(help="Random starts; the likeliest end is kept.")] = 16,
+    seed: Seed = 0,
+    columns: Annotated[str | None, typer.Option(help="Columns to fit, separated by commas; all numeric ones without.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the model to this safetensors file.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Write component and probability of each row to this CSV file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw samples and components to this picture (png, pdf, svg).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a Gaussian mixture to the numeric columns of FILE.
+
+    Example: jaxgmm fit faithful.csv --components 1:6 --plot fit.png
+    """
+    counts = _component_range(components)
+    for path in (output, labels, plot):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise BadInput(f"{path}: the folder {path.resolve().parent} does not exist. Make it, or write elsewhere.")
+    table = _read_table(file)
+    names = _choose_columns(table, columns)
+    X, complete = _numbers(table, names, file)
+    _start_jax()
+
+    import jax
+    import jaxgmm
+
+    tried = _fit_each(X, counts, covariance_type, restarts, seed)
+    sound = [t for t in tried if t.result.status not in (jaxgmm.Status.DEGENERATE, jaxgmm.Status.NONFINITE)]
+    best = min(sound or tried, key=lambda t: t.bic)
+    result, params = best.result, best.result.params
+
+    header = {"columns": json.dumps(names), "status": result.message, "log_likelihood": repr(best.log_likelihood)}
+    header |= {"bic": repr(best.bic), "n_samples": str(len(X)), "source": file.name}
+    if output is not None:
+        jaxgmm.save(output, params, header)
+    if labels is not None:
+        _label_frame(params, X, complete).write_csv(labels)
+    if plot is not None:
+        from jaxgmm.plotting import plot_fit
+
+        plot_fit(params, X, names).savefig(plot, dpi=150)
+    if as_json:
+        report = {
+            "file": str(file), "columns": names, "rows": table.height, "rows_used": len(X),
+            "covariance_type": covariance_type, "restarts": restarts, "seed": seed,
+            "log_likelihood": best.log_likelihood, "bic": best.bic, "n_iter": int(result.n_iter),
+            "status": jaxgmm.Status(int(result.status)).name, "message": result.message,
+            "criteria": [
+                {"components": t.k, "log_likelihood": t.log_likelihood, "bic": t.bic,
+                 "status": jaxgmm.Status(int(t.result.status)).name} for t in tried
+            ],
+            **_as_dict(params),
+        }  # fmt: skip
+        print(json.dumps(report))
+        return
+    from rich.console import Console
+
+    console = Console()
+    if len(tried) > 1:
+        console.print(_criteria_table(tried, best))
+    sizes = jax.numpy.bincount(jaxgmm.predict(params, X), length=params.n_components)
+    console.print(_component_table(params, names, [int(s) for s in sizes]))
+    console.print(
+        f"{len(X)} of {table.height} rows, {len(names)} features, {covariance_type} covariance, {restarts} restarts\n"
+        f"log-likelihood {best.log_likelihood:.4f} nats, BIC {best.bic:.2f} (smaller is better)",
+        highlight=False,
+    )
+    console.print(f"Status: {result.message}", highlight=False)
+    for path in (output, labels, plot):
+        if path is not None:
+            console.print(f"wrote {path}", highlight=False)
+
+
+@app.command()
+def predict(
+    model: Model,
+    file: File,
+    output: Annotated[Path | None, typer.Option(help="Write to this CSV file instead of the terminal.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Label the rows of FILE with the component of the largest responsibility, and its probability.
+
+    Example: jaxgmm predict model.safetensors faithful.csv --output labels.csv
+    """
+    params, names = _load(model)
+    table = _read_table(file)
+    X, complete = _numbers(table, _require(table, names, "the model was fitted to"), file)
+    frame = _label_frame(params, X, complete)
+    _emit(frame, output, as_json)
+
+
+@app.command()
+def sample(
+    model: Model,
+    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 100,
+    seed: Seed = 0,
+    output: Annotated[Path | None, typer.Option(help="Write to this CSV file instead of the terminal.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Draw samples from a model, with the component that each came from.
+
+    Example: jaxgmm sample model.safetensors -n 100
+    """
+    params, names = _load(model)
+
+    import jax
+    import jaxgmm
+    import numpy as np
+    import polars as pl
+
+    X, label = jaxgmm.sample(jax.random.key(seed), params, n)
+    frame = pl.DataFrame(np.asarray(X), schema=names).with_columns(component=pl.Series(np.asarray(label)))
+    _emit(frame, output, as_json)
+
+
+@app.command()
+def show(model: Model, as_json: Json = False) -> None:
+    """Show the weights, means and standard deviations of a model.
+
+    Example: jaxgmm show model.safetensors
+    """
+    params, names = _load(model)
+    from jaxgmm.io import load_metadata
+
+    header = load_metadata(model)
+    if as_json:
+        print(json.dumps({"columns": names, "header": header, **_as_dict(params)}))
+        return
+    from rich.console import Console
+
+    console = Console()
+    console.print(_component_table(params, names, None))
+    about = ", ".join(f"{key} {header[key]}" for key in ("structure", "log_likelihood", "bic", "n_samples") if key in header)
+    console.print(about, highlight=False)
+    if "status" in header:
+        console.print(f"Status: {header['status']}", highlight=False)
+
+
+class Tried:
+    """One number of components and its fit."""
+
+    def __init__(self, k: int, result: Any, bic: float) -> None:
+        self.k, self.result, self.bic = k, result, bic
+        self.log_likelihood = float(result.log_likelihood)
+
+
+def _fit_each(X: np.ndarray, counts: list[int], covariance_type: str, restarts: int, seed: int) -> list[Tried]:
+    """A fit for each number of components, under a progress bar."""
+    import jax
+    import jaxgmm
+    from tqdm import tqdm
+
+    tried = []
+    with tqdm(total=restarts * len(counts), unit="fit", leave=False, delay=0.5, disable=None) as bar:
+        for k in counts:
+            done = restarts * len(tried)
+
+            def progress(p: Any, k: int = k, done: int = done) -> None:
+                bar.set_description(f"{k} components, pass {p.n_iter}")
+                bar.update(done + int((p.status != 0).sum()) - bar.n)
+
+            result = jaxgmm.fit(
+                jax.random.key(seed), X, k, covariance_type=covariance_type, n_restarts=restarts, callback=progress
+            )
+            tried.append(Tried(k, result, float(jaxgmm.bic(result.params, X))))
+    return tried
+
+
+def _component_range(text: str) -> list[int]:
+    """ "3" or "1:9", both ends included."""
+    parts = text.split(":")
+    try:
+        numbers = [int(part) for part in parts]
+    except ValueError:
+        numbers = []
+    if len(numbers) not in (1, 2) or numbers[0] < 1 or numbers[-1] < numbers[0]:
+        raise BadInput(f"--components must be a number such as 3 or a range such as 1:9; got {text!r}.")
+    return list(range(numbers[0], numbers[-1] + 1))
+
+
+def _read_table(file: Path) -> pl.DataFrame:
+    import polars as pl
+
+    if not file.is_file():
+        raise BadInput(f"{file}: there is no such file.")
+    try:
+        if file.suffix.lower() in (".parquet", ".pq"):
+            table = pl.read_parquet(file)
+        else:
+            separator = "\t" if file.suffix.lower() in (".tsv", ".tab") else ","
+            table = pl.read_csv(file, infer_schema_length=None, null_values=MISSING, separator=separator)
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(f"{file} cannot be read as a table ({reason}). Give a CSV or Parquet file with a header line.") from None
+    if table.is_empty():
+        raise BadInput(f"{file} has no rows below its header line.")
+    return table
+
+
+def _is_numeric(table: pl.DataFrame, name: str) -> bool:
+    return table.schema[name].is_numeric() and table[name].null_count() < table.height
+
+
+def _require(table: pl.DataFrame, names: list[str], what: str) -> list[str]:
+    """``names``, each a numeric column of the table."""
+    import difflib
+
+    for name in names:
+        if name not in table.columns:
+            near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.0)[0]
+            raise BadInput(f"there is no column {name!r}, which {what}. Did you mean {near!r}? Columns: {', '.join(table.columns)}.")
+        if not _is_numeric(table, name):
+            raise BadInput(f"column {name!r} is not numeric ({table.schema[name]}). Convert it, or leave it out.")
+    return names
+
+
+def _choose_columns(table: pl.DataFrame, columns: str | None) -> list[str]:
+    if columns is not None:
+        return _require(table, [c.strip() for c in columns.split(",") if c.strip()], "--columns asks for")
+    names = [name for name in table.columns if _is_numeric(table, name)]
+    left_out = [name for name in table.columns if name not in names]
+    if not names:
+        raise BadInput(f"no column is numeric; the columns are {', '.join(table.columns)}. Is there a header line?")
+    if left_out:
+        _note(f"left out {len(left_out)} column{'s' * (len(left_out) > 1)} not numeric: {', '.join(left_out)}")
+    return names
+
+
+def _numbers(table: pl.DataFrame, names: list[str], file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The complete rows as float64, and which rows they are."""
+    import numpy as np
+    import polars as pl
+
+    X = table.select(pl.col(names).cast(pl.Float64)).to_numpy()
+    complete = np.isfinite(X).all(axis=1)
+    missing = int((~complete).sum())
+    if missing == len(X):
+        raise BadInput(f"{file}: every row lacks a value in {', '.join(names)}. Choose other --columns.")
+    if missing:
+        _note(f"left out {missing} of {len(X)} rows with missing or infinite values")
+    return X[complete] if missing else X, complete
+
+
+def _label_frame(params: GMMParams, X: np.ndarray, complete: np.ndarray) -> pl.DataFrame:
+    """Component and probability in the file's order of rows, blank where a row was left out."""
+    import numpy as np
+    import polars as pl
+
+    from jaxgmm.density import predict_proba
+
+    gamma = np.asarray(predict_proba(params, X))
+    component = np.zeros(len(complete), np.int64)
+    probability = np.zeros(len(complete))
+    component[complete], probability[complete] = gamma.argmax(axis=1), gamma.max(axis=1)
+    frame = pl.DataFrame({"component": component, "probability": probability})
+    return frame.select(pl.when(pl.Series(complete)).then(pl.all()))
+
+
+def _emit(frame: pl.DataFrame, output: Path | None, as_json: bool) -> None:
+    if output is not None:
+        frame.write_json(output) if as_json else frame.write_csv(output)
+    else:
+        sys.stdout.write(frame.write_json() + "\n" if as_json else frame.write_csv())
+
+
+def _load(model: Path) -> tuple[GMMParams, list[str]]:
+    _start_jax()
+    from jaxgmm.io import load, load_metadata
+
+    params, header = load(model), load_metadata(model)
+    names = json.loads(header.get("columns", "null")) or [f"x{d}" for d in range(params.n_features)]
+    return params, names
+
+
+def _as_dict(params: GMMParams) -> dict[str, Any]:
+    from jaxgmm.params import covariances
+
+    return {
+        "structure": params.structure.name,
+        "weights": params.weights.tolist(),
+        "means": params.means.tolist(),
+        "covariances": covariances(params).tolist(),
+    }
+
+
+def _criteria_table(tried: list[Tried], best: Tried) -> Any:
+    from rich.table import Table
+
+    from jaxgmm.loop import Status
+
+    table = Table(title="Number of components by BIC (smaller is better)", title_justify="left")
+    for heading in ("components", "log-likelihood", "BIC", "status"):
+        table.add_column(heading, justify="left" if heading == "status" else "right")
+    for t in tried:
+        status = Status(int(t.result.status)).name.lower().replace("_", " ")
+        row = (str(t.k), f"{t.log_likelihood:.3f}", f"{t.bic:.2f}", status + ("  <- chosen" if t is best else ""))
+        table.add_row(*row, style="bold" if t is best else "")
+    return table
+
+
+def _component_table(params: GMMParams, names: list[str], sizes: list[int] | None) -> Any:
+    """Components by falling weight: mean and, in brackets, standard deviation of each feature."""
+    import numpy as np
+    from rich.table import Table
+
+    from jaxgmm.params import covariances
+
+    deviation = np.sqrt(np.diagonal(np.asarray(covariances(params)), axis1=1, axis2=2))
+    means, weights = np.asarray(params.means), np.asarray(params.weights)
+    table = Table(title="Components: mean (standard deviation)", title_justify="left")
+    for heading in ("component", "weight", *(["rows"] if sizes else []), *names):
+        table.add_column(heading, justify="right")
+    for k in np.argsort(-weights, kind="stable"):
+        cells = [f"{m:.5g} ({s:.3g})" for m, s in zip(means[k], deviation[k], strict=True)]
+        table.add_row(str(k), f"{weights[k]:.4f}", *([str(sizes[k])] if sizes else []), *cells)
+    return table
+
+
+def _note(text: str) -> None:
+    print(f"jaxgmm: {text}", file=sys.stderr)
+
+
+def _start_jax() -> None:
+    """float64, and compiled programs kept between runs."""
+    import jax
+    from platformdirs import user_cache_dir
+
+    jax.config.update("jax_enable_x64", True)
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = Path(user_cache_dir("jaxgmm"))
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return  # a read-only home is no reason to fail
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)

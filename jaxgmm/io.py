@@ -1,0 +1,113 @@
+"""Mixtures as files: safetensors, which holds arrays and a header of text, and no code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from jaxgmm.params import GMMParams
+from jaxgmm.structures import STRUCTURES
+
+FORMAT, VERSION = "jaxgmm", "1"
+FIELDS = ("weights", "means", "cov")
+
+
+def save(path: str | PathLike[str], params: GMMParams, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a mixture to a safetensors file: tensors ``weights``, ``means``, ``cov``, and a header.
+
+    Args:
+      path: the file; an existing one is replaced.
+      params: a mixture.
+      metadata: further text for the header, such as the names of the features.
+
+    Raises:
+      ValueError: ``metadata`` uses a name of the format itself, or holds what is not text.
+
+    Source: the safetensors format, version 1 of the keys ``format``, ``version``, ``structure``.
+
+    >>> import jaxgmm, tempfile, os
+    >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> jaxgmm.save(path, params, {"columns": "height"})
+    >>> jaxgmm.load(path).weights.tolist()
+    [1.0]
+    """
+    header = {"format": FORMAT, "version": VERSION, "structure": params.structure.name}
+    extra = dict(metadata or {})
+    if header.keys() & extra.keys() or not all(isinstance(v, str) for pair in extra.items() for v in pair):
+        raise ValueError(f"metadata must map text to text, without the names {sorted(header)}; got {extra}.")
+    tensors = {name: np.ascontiguousarray(getattr(params, name)) for name in FIELDS}
+    save_file(tensors, path, metadata=extra | header)
+
+
+def load(path: str | PathLike[str]) -> GMMParams:
+    """Read a mixture that ``save`` wrote.
+
+    Returns:
+      The mixture in the dtype of the file: JAX arrays, or NumPy arrays where the file holds float64 and x64 is off.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not one of ours, is truncated, or is of a newer version.
+
+    >>> import jaxgmm, tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> jaxgmm.save(path, jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]]))
+    >>> jaxgmm.load(path).means.tolist()
+    [[0.0]]
+    """
+    return _read(path)[0]
+
+
+def load_metadata(path: str | PathLike[str]) -> dict[str, str]:
+    """The header of a file that ``save`` wrote.
+
+    Raises:
+      FileNotFoundError, ValueError: as ``load``.
+
+    >>> import jaxgmm, tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> jaxgmm.save(path, jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]]), {"columns": "height"})
+    >>> jaxgmm.load_metadata(path)["columns"]
+    'height'
+    """
+    return _read(path)[1]
+
+
+def _read(path: str | PathLike[str]) -> tuple[GMMParams, dict[str, str]]:
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path}: there is no such file.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise ValueError(f"{path} is a safetensors file, but not of a jaxgmm mixture; its header is {header}.")
+            if header.get("version") != VERSION:
+                raise ValueError(f"{path} is of format version {header.get('version')}; this jaxgmm reads {VERSION}. Upgrade it.")
+            if header.get("structure") not in STRUCTURES or set(file.keys()) != set(FIELDS):
+                raise ValueError(
+                    f"{path} holds {sorted(file.keys())} of structure {header.get('structure')!r}; "
+                    f"expected {sorted(FIELDS)} of one of {', '.join(STRUCTURES)}."
+                )
+            weights, means, cov = (file.get_tensor(name) for name in FIELDS)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}). Save the mixture again.") from None
+    structure = STRUCTURES[header["structure"]]
+    fits = means.ndim == 2 and weights.shape == means.shape[:1] and cov.shape == structure.shape(*means.shape)
+    if not fits:
+        raise ValueError(
+            f"{path} holds shapes that do not fit together: weights {weights.shape}, means {means.shape}, cov {cov.shape}."
+        )
+    return GMMParams(*(_leaf(value) for value in (weights, means, cov)), structure), header
+
+
+def _leaf(value: np.ndarray) -> jax.Array | np.ndarray:
+    representable = jax.dtypes.canonicalize_dtype(value.dtype) == value.dtype
+    return jnp.asarray(value) if representable else value

@@ -1,0 +1,196 @@
+"""Each seed equation, (1) to (11), where it stands in the code, against an independent form or by autodiff."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal
+from structures import D, K, NAMES, N, random_gamma, random_mixture, random_samples, random_weight
+
+import jaxgmm
+from jaxgmm import em
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.fixture(params=NAMES)
+def params(request):
+    return random_mixture(request.param)
+
+
+@pytest.fixture
+def X():
+    return random_samples()
+
+
+def dense_joint(params, X):
+    """pi_k N(x_n | mu_k, Sigma_k), (N, K), by SciPy."""
+    sigma = np.asarray(jaxgmm.covariances(params))
+    return np.stack(
+        [w * multivariate_normal.pdf(X, m, s) for w, m, s in zip(params.weights, params.means, sigma, strict=True)], axis=1
+    )
+
+
+def test_eq_1_density(params, X):
+    np.testing.assert_allclose(jaxgmm.log_prob(params, X), np.log(dense_joint(params, X).sum(1)), rtol=1e-12)
+
+
+def test_eqs_2_and_3_weights(params, X):
+    for mixture in (params, jaxgmm.m_step(params, X, random_gamma())):
+        assert ((mixture.weights >= 0) & (mixture.weights <= 1)).all()
+        np.testing.assert_allclose(mixture.weights.sum(), 1, rtol=1e-15)
+
+
+def test_eqs_4_and_5_responsibilities_and_classification(params, X):
+    joint = dense_joint(params, X)
+    gamma, log_px = jaxgmm.e_step(params, X)
+    np.testing.assert_allclose(gamma, joint / joint.sum(1, keepdims=True), rtol=1e-11)
+    np.testing.assert_allclose(log_px, np.log(joint.sum(1)), rtol=1e-12)
+    np.testing.assert_array_equal(jaxgmm.predict(params, X), joint.argmax(1))
+    np.testing.assert_array_equal(jaxgmm.predict_proba(params, X), gamma)
+
+
+def test_eq_6_log_likelihood(params, X):
+    w = random_weight()
+    log_px = np.log(dense_joint(params, X).sum(1))
+    np.testing.assert_allclose(jaxgmm.log_likelihood(params, X), log_px.sum(), rtol=1e-13)
+    np.testing.assert_allclose(jaxgmm.log_likelihood(params, X, sample_weight=w), w @ log_px, rtol=1e-13)
+
+
+def test_eqs_7_8_and_11_closed_forms(X):
+    gamma = random_gamma()
+    count = gamma.sum(0)
+    means = gamma.T @ X / count[:, None]
+    away = X[:, None] - means[None]
+    sigma = np.einsum("nk,nki,nkj->kij", gamma, away, away) / count[:, None, None]
+    variances = np.diagonal(sigma, axis1=1, axis2=2)
+    expected = {
+        "full": sigma,
+        "tied": np.einsum("k,kij->ij", count / N, sigma),
+        "diag": variances,
+        "spherical": variances.mean(1),
+    }
+    for name, cov in expected.items():
+        new = jaxgmm.m_step(random_mixture(name), X, gamma)
+        np.testing.assert_allclose(new.weights, count / N, rtol=1e-13)
+        np.testing.assert_allclose(new.means, means, rtol=1e-12)
+        np.testing.assert_allclose(new.cov, cov, rtol=1e-12)
+
+
+def test_eqs_7_and_8_are_stationary_points_of_q(params, X):
+    """With gamma held fixed the gradient of Q in mu_k and Sigma_k vanishes at the M-step."""
+    gamma = jnp.asarray(random_gamma())
+    new = jaxgmm.m_step(params, X, gamma)
+    gradient = jax.grad(em.expected_log_likelihood)(new, X, gamma)
+    np.testing.assert_allclose(gradient.means, 0, atol=1e-11)
+    np.testing.assert_allclose(gradient.cov, 0, atol=1e-11)
+
+
+def test_gradient_of_the_log_likelihood_has_the_closed_forms_behind_eqs_7_and_8(X):
+    """dL/dmu_k = P_k sum_n gamma_nk (x_n - mu_k);  dL/dSigma_k = sum_n gamma_nk (P_k d d^T P_k - P_k) / 2."""
+    params = random_mixture("full")
+    gradient = jax.grad(jaxgmm.log_likelihood)(params, X)
+    gamma = np.asarray(jaxgmm.e_step(params, X)[0])
+    P = np.linalg.inv(params.cov)
+    away = X[:, None] - np.asarray(params.means)[None]
+    by_mean = np.einsum("kij,nk,nkj->ki", P, gamma, away)
+    scatter = np.einsum("nk,nki,nkj->kij", gamma, away, away)
+    by_sigma = (P @ scatter @ P - gamma.sum(0)[:, None, None] * P) / 2
+    np.testing.assert_allclose(gradient.means, by_mean, rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(gradient.cov, by_sigma, rtol=1e-9, atol=1e-11)
+
+
+def test_eqs_9_10_and_11_lagrangian(params, X):
+    """At the M-step dJ/dpi_k = N_k / pi_k - lambda = 0 with lambda = N; J itself by autodiff, Q and weights apart."""
+    gamma = jnp.asarray(random_gamma())
+    new = jaxgmm.m_step(params, X, gamma)
+
+    def lagrangian(weights, multiplier):
+        q = em.expected_log_likelihood(replace(new, weights=weights), X, gamma)
+        return em.lagrangian(q, weights, multiplier)
+
+    by_weights, by_multiplier = jax.grad(lagrangian, argnums=(0, 1))(new.weights, float(N))
+    np.testing.assert_allclose(by_weights, 0, atol=1e-11)
+    np.testing.assert_allclose(by_multiplier, 0, atol=1e-14)
+    # eq. (10) solved for lambda at any weights: sum_k pi_k dQ/dpi_k = N
+    other = random_mixture("full", seed=5).weights
+    slope = jax.grad(lambda w: em.expected_log_likelihood(replace(new, weights=w), X, gamma))(other)
+    np.testing.assert_allclose(jnp.dot(other, slope), N, rtol=1e-12)
+
+
+def test_derivation_holds_at_a_fixed_point_of_em(params, X):
+    """At a converged fit the gradient of L vanishes in mu and Sigma, and that of J in pi, with lambda = N."""
+    X = random_samples(n=60, seed=3)
+    fit = jaxgmm.fit_from(params, X, tol=0.0, max_iter=4000, covariance_floor=0.0)
+    assert fit.status != jaxgmm.Status.NONFINITE
+    gradient = jax.grad(jaxgmm.log_likelihood)(fit.params, X)
+    scale = abs(float(fit.log_likelihood))
+    alive = np.asarray(fit.params.weights) > 1e-9
+    np.testing.assert_allclose(gradient.means / scale, 0, atol=1e-7)
+    np.testing.assert_allclose(gradient.cov / scale, 0, atol=1e-7)
+    np.testing.assert_allclose(np.asarray(gradient.weights)[alive], len(X), rtol=1e-6)
+
+
+def test_m_step_of_e_step_is_one_turn_of_the_loop(params, X):
+    w = random_weight()
+    one = jaxgmm.m_step(params, X, jaxgmm.e_step(params, X)[0], sample_weight=w)
+    turn = jaxgmm.maximise(params, jaxgmm.statistics(params, X, sample_weight=w))
+    loop = jaxgmm.fit_from(params, X, sample_weight=w, tol=0.0, max_iter=1, covariance_floor=0.0).params
+    for other in (turn, loop):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-13), one, other)
+
+
+def test_gradients_against_differences(params, X):
+    """Every parameter, also with a component of weight zero, by central differences along a random direction."""
+    for mixture in (params, replace(params, weights=jnp.asarray([0.0, 0.4, 0.6]))):
+        gradient = jax.grad(jaxgmm.log_likelihood)(mixture, X)
+        rng = np.random.default_rng(1)
+        for field in ("weights", "means", "cov"):
+            value = getattr(mixture, field)
+            direction = rng.normal(size=value.shape)
+            if field == "cov" and mixture.structure.name in ("full", "tied"):
+                direction = direction + np.swapaxes(direction, -1, -2)
+            slope = float(jnp.sum(getattr(gradient, field) * direction))
+            assert np.isfinite(np.asarray(getattr(gradient, field))).all()
+            one_sided = field == "weights" and mixture is not params  # weights stop at zero
+            if one_sided:
+                direction = np.abs(direction)
+                slope = float(jnp.sum(getattr(gradient, field) * direction))
+            h = 1e-3 / max(1e3, abs(slope))
+
+            def along(t, field=field, value=value, direction=direction, mixture=mixture):
+                return float(jaxgmm.log_likelihood(replace(mixture, **{field: value + t * direction}), X))
+
+            step = (-3 * along(0) + 4 * along(h) - along(2 * h)) if one_sided else (along(h) - along(-h))
+            assert step / (2 * h) == pytest.approx(slope, rel=2e-6, abs=1e-6), field
+
+
+def test_gradient_in_x_and_second_order(X):
+    params = random_mixture("diag")
+    by_x = jax.grad(jaxgmm.log_likelihood, argnums=1)(params, X)
+    gamma = np.asarray(jaxgmm.e_step(params, X)[0])
+    away = (X[:, None] - np.asarray(params.means)[None]) / np.asarray(params.cov)[None]
+    np.testing.assert_allclose(by_x, -np.einsum("nk,nkd->nd", gamma, away), rtol=1e-10)
+    hessian = jax.hessian(lambda m: jaxgmm.log_likelihood(replace(params, means=m), X))(params.means)
+    assert hessian.shape == (K, D, K, D)
+    np.testing.assert_allclose(hessian, np.transpose(hessian, (2, 3, 0, 1)), atol=1e-10)
+
+
+def test_free_parameters_are_the_rank_of_the_family():
+    """The Jacobian of the moments in the parameters has as many dimensions as n_free_parameters counts."""
+    for name in NAMES:
+        params = random_mixture(name)
+
+        def moments(leaves, params=params):
+            weights, means, cov = leaves
+            if params.structure.name in ("full", "tied"):
+                cov = cov @ jnp.swapaxes(cov, -1, -2)  # any matrix is a root: symmetric by construction
+            mixture = replace(params, weights=jax.nn.softmax(weights), means=means, cov=cov)
+            sigma = jaxgmm.covariances(mixture)
+            return jnp.concatenate([mixture.weights, mixture.means.ravel(), sigma.ravel()])
+
+        jacobian = jax.jacobian(moments)((params.weights, params.means, params.cov))
+        flat = np.concatenate([np.asarray(j).reshape(j.shape[0], -1) for j in jacobian], axis=1)
+        assert np.linalg.matrix_rank(flat) == jaxgmm.n_free_parameters(params)

@@ -1,0 +1,234 @@
+"""Laws that every covariance structure obeys, over one table, on random inputs."""
+
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
+from structures import D, K, NAMES, N, random_gamma, random_mixture, random_samples, random_weight, rtol
+
+import jaxgmm
+from jaxgmm import em
+
+seeds = st.integers(0, 10_000)
+few = settings(max_examples=15, deadline=None)
+
+
+@pytest.fixture(params=NAMES)
+def name(request):
+    return request.param
+
+
+def close(a, b, rtol, atol=0.0):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+@cache
+def turn(name):
+    """One turn of EM with its likelihood, compiled once a structure and precision."""
+    return jax.jit(lambda params, X: (em.collect(params, X, None), em.maximise(params, em.collect(params, X, None))))
+
+
+def test_density_is_scipys(name, dtype):
+    params, X = random_mixture(name), random_samples()
+    sigma = np.asarray(jaxgmm.covariances(params), np.float64)
+    expected = sum(
+        w * multivariate_normal.pdf(X, m, s)
+        for w, m, s in zip(np.asarray(params.weights), np.asarray(params.means), sigma, strict=True)
+    )
+    np.testing.assert_allclose(jaxgmm.log_prob(params, X), np.log(expected), rtol=rtol(), atol=rtol())
+
+
+def test_dtype_is_that_of_x(name, dtype):
+    params, X = random_mixture(name), random_samples()
+    fit = jaxgmm.fit_from(params, X, max_iter=2)
+    for leaf in jax.tree.leaves((fit.params, fit.log_likelihood, jaxgmm.e_step(params, X), jaxgmm.statistics(params, X))):
+        assert leaf.dtype == dtype
+
+
+def test_likelihood_never_falls(name, dtype):
+    @few
+    @given(seeds)
+    def law(seed):
+        with jax.enable_x64(dtype is np.float64):
+            params, X = random_mixture(name, seed), random_samples(seed)
+            previous = -np.inf
+            for _ in range(6):
+                stats, params = turn(name)(params, X)
+                value = float(stats.log_likelihood)
+                assert value >= previous - rtol(factor=64) * (abs(value) + N * D) or not np.isfinite(value)
+                previous = value
+
+    law()
+
+
+def test_no_small_move_inside_the_family_beats_maximise(name, x64):
+    X, gamma = random_samples(), jnp.asarray(random_gamma())
+    best = jaxgmm.m_step(random_mixture(name), X, gamma)
+    value = jax.jit(lambda p: em.expected_log_likelihood(p, X, gamma))
+    unit = jnp.ones(D)
+
+    def moved(direction):
+        cov = best.structure.from_free(best.structure.to_free(best.cov, unit) + direction[2], unit)
+        weights = jax.nn.softmax(jnp.log(best.weights) + direction[0])
+        return replace(best, weights=weights, means=best.means + direction[1], cov=cov)
+
+    @few
+    @given(seeds, st.sampled_from([1e-3, 1e-2, 0.1]))
+    def law(seed, size):
+        with jax.enable_x64(True):
+            rng = np.random.default_rng(seed)
+            direction = [jnp.asarray(size * rng.normal(size=a.shape)) for a in (best.weights, best.means, best.cov)]
+            assert value(moved(direction)) <= value(best) + 1e-10
+
+    law()
+
+
+def test_free_coordinates_are_a_bijection(name, dtype):
+    params = random_mixture(name)
+    unit = jnp.asarray([0.5, 3.0], dtype)
+    there = params.structure.to_free(params.cov, unit)
+    np.testing.assert_allclose(params.structure.from_free(there, unit), params.cov, rtol=rtol(), atol=rtol())
+
+
+def test_sums_add(name, dtype):
+    params, X, w = random_mixture(name), random_samples(), random_weight()
+    whole = jaxgmm.statistics(params, X, sample_weight=w)
+    parts = jaxgmm.statistics(params, X[:9], sample_weight=w[:9]) + jaxgmm.statistics(params, X[9:], sample_weight=w[9:])
+    for field in ("weight", "count", "first", "second", "log_likelihood"):
+        a, b = getattr(whole, field), getattr(parts, field)
+        np.testing.assert_allclose(a, b, rtol=rtol(), atol=rtol() * N, err_msg=field)
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 23])
+def test_block_size_changes_only_rounding(name, size, x64):
+    params, X, w = random_mixture(name), random_samples(), random_weight()
+    whole = jaxgmm.statistics(params, X, sample_weight=w)
+    close(whole, jaxgmm.statistics(params, X, sample_weight=w, block_size=size), rtol=1e-12, atol=1e-12)
+
+
+def test_weight_two_is_seen_twice_and_zero_is_absent(name, x64):
+    params, X = random_mixture(name), random_samples()
+    times = np.array([0, 1, 2, 3] * 6)[:N]
+    spoiled = np.where(times[:, None] == 0, np.nan, X)
+    repeated = np.repeat(X, times, axis=0)
+    options = {"tol": 0.0, "max_iter": 5}
+    for weighted, seen in (
+        (jaxgmm.statistics(params, spoiled, sample_weight=times), jaxgmm.statistics(params, repeated)),
+        (jaxgmm.log_likelihood(params, spoiled, sample_weight=times), jaxgmm.log_likelihood(params, repeated)),
+        (jaxgmm.bic(params, spoiled, sample_weight=times), jaxgmm.bic(params, repeated)),
+        (jaxgmm.icl(params, spoiled, sample_weight=times), jaxgmm.icl(params, repeated)),
+        (
+            jaxgmm.fit_from(params, spoiled, sample_weight=times, **options).params,
+            jaxgmm.fit_from(params, repeated, **options).params,
+        ),
+    ):
+        close(weighted, seen, rtol=1e-9, atol=1e-9)
+
+
+def test_order_of_rows_and_components_does_not_matter(name, x64):
+    params, X = random_mixture(name), random_samples()
+    rng = np.random.default_rng(0)
+    rows, order = rng.permutation(N), rng.permutation(K)
+    cov = params.cov if name == "tied" else params.cov[order]
+    permuted = replace(params, weights=params.weights[order], means=params.means[order], cov=cov)
+    a = jaxgmm.fit_from(params, X, tol=0.0, max_iter=5)
+    b = jaxgmm.fit_from(permuted, X[rows], tol=0.0, max_iter=5)
+    np.testing.assert_allclose(a.log_likelihood, b.log_likelihood, rtol=1e-12)
+    np.testing.assert_allclose(a.params.means[order], b.params.means, rtol=1e-9, atol=1e-9)
+
+
+def test_scale_and_shift(name, x64):
+    """Data times a and plus b: means times a and plus b, log-likelihood less N D ln a."""
+    params, X = random_mixture(name), random_samples()
+    base = jaxgmm.fit_from(params, X, tol=0.0, max_iter=5)
+    run = jax.jit(lambda p, Y: jaxgmm.fit_from(p, Y, tol=0.0, max_iter=5))
+    for a, b in ((1e-8, 0.0), (1e4, -3e5), (1e8, 1e6), (0.25, 7.0)):
+        start = replace(params, means=params.means * a + b, cov=params.cov * a**2)
+        fit = run(start, X * a + b)
+        offset = abs(b) / a
+        np.testing.assert_allclose(fit.params.means, base.params.means * a + b, rtol=1e-9, atol=a * 1e-12 * (1 + offset))
+        np.testing.assert_allclose(fit.params.cov, base.params.cov * a**2, rtol=1e-8, atol=a**2 * 1e-11 * (1 + offset))
+        np.testing.assert_allclose(fit.log_likelihood + N * D * np.log(a), base.log_likelihood, rtol=1e-9)
+
+
+def test_jit_and_vmap_are_the_plain_function(name, x64):
+    X = random_samples()
+    mixtures = [random_mixture(name, seed) for seed in range(3)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *mixtures)
+
+    def one(params):
+        fit = jaxgmm.fit_from(params, X, tol=0.0, max_iter=4)
+        return fit.params, jaxgmm.e_step(params, X), jaxgmm.log_likelihood(params, X), jaxgmm.log_prob(params, X)
+
+    lanes = jax.jit(jax.vmap(one))(stacked)
+    for lane, params in enumerate(mixtures):
+        close(jax.tree.map(lambda leaf, lane=lane: leaf[lane], lanes), one(params), rtol=1e-9, atol=1e-11)
+
+
+def test_nan_in_one_lane_leaves_the_others_bit_equal(name, dtype):
+    X = np.stack([random_samples(seed) for seed in range(4)])
+    spoiled = X.copy()
+    spoiled[1, 3, 0] = np.nan
+
+    @jax.jit
+    @jax.vmap
+    def fits(key, X):
+        return jaxgmm.fit_from(jaxgmm.initialise(key, X, K, covariance_type=name, method="k-means++"), X, max_iter=10)
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    clean, dirty = fits(keys, X), fits(keys, spoiled)
+    assert dirty.status[1] == jaxgmm.Status.NONFINITE
+    for a, b in zip(jax.tree.leaves(clean.params), jax.tree.leaves(dirty.params), strict=True):
+        assert np.isfinite(np.asarray(b)).all()
+        np.testing.assert_array_equal(np.asarray(a)[[0, 2, 3]], np.asarray(b)[[0, 2, 3]])
+
+
+def test_floor_is_maximum_likelihood_inside_the_bound(name, x64):
+    """Sigma_k - diag(floor) is positive semidefinite, and no move inside the bound is likelier."""
+    X, gamma = random_samples(), jnp.asarray(random_gamma())
+    floor = jnp.asarray([4.0, 0.5])
+    best = jaxgmm.m_step(random_mixture(name), X, gamma, covariance_floor=floor)
+    sigma = np.asarray(jaxgmm.covariances(best))
+    assert np.linalg.eigvalsh(sigma - np.diag(floor)).min() > -1e-12
+    value = jax.jit(lambda p: em.expected_log_likelihood(p, X, gamma))
+
+    @few
+    @given(seeds)
+    def law(seed):
+        with jax.enable_x64(True):
+            rng = np.random.default_rng(seed)
+            free = best.structure.to_free(best.cov, jnp.ones(D))
+            cov = best.structure.from_free(free + 0.02 * rng.normal(size=free.shape), jnp.ones(D))
+            other = replace(best, cov=cov)
+            inside = np.linalg.eigvalsh(np.asarray(jaxgmm.covariances(other)) - np.diag(floor)).min() >= 0
+            assert not inside or value(other) <= value(best) + 1e-10
+
+    law()
+
+
+def test_empty_component_keeps_its_mean_and_covariance(name, dtype):
+    params, X = random_mixture(name), random_samples()
+    gamma = np.zeros((N, K), dtype)
+    gamma[:, 0] = 1
+    new = jaxgmm.m_step(params, X, gamma, covariance_floor=1e-6)
+    np.testing.assert_array_equal(new.means[1:], params.means[1:])
+    np.testing.assert_array_equal(new.weights, [1, 0, 0])
+    if name != "tied":
+        np.testing.assert_array_equal(new.cov[1:], params.cov[1:])
+
+
+def test_sample_has_the_mixtures_moments(name, x64):
+    params = random_mixture(name)
+    X, label = jaxgmm.sample(jax.random.key(0), params, 40_000)
+    np.testing.assert_allclose(X.mean(0), jaxgmm.mixture_mean(params), atol=0.1)
+    np.testing.assert_allclose(np.cov(X.T), jaxgmm.mixture_covariance(params), rtol=0.1, atol=0.1)
+    sigma = jaxgmm.covariances(params)
+    for k in range(K):
+        np.testing.assert_allclose((label == k).mean(), params.weights[k], atol=0.02)
+        np.testing.assert_allclose(np.cov(X[label == k].T), sigma[k], rtol=0.15, atol=0.1)
