@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import operator
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -32,7 +33,9 @@ def check_array(name: str, value: ArrayLike) -> np.ndarray | jax.Array:
     dtype = value.dtype
     if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == bool):
         raise ValueError(f"{name} must hold real numbers; got dtype {dtype}. Convert or drop the columns that are not numeric.")
-    return value.astype(np.float64) if dtype == np.longdouble and dtype != np.float64 else value
+    if dtype == np.longdouble and dtype != np.float64:
+        return value.astype(np.float64)
+    return value.astype(dtype.newbyteorder("=")) if dtype.byteorder == {"little": ">", "big": "<"}[sys.byteorder] else value
 
 
 def check_samples(X: ArrayLike, n_features: int | None = None) -> np.ndarray | jax.Array:

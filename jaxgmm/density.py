@@ -31,8 +31,8 @@ def log_prob(params: GMMParams, X: ArrayLike) -> Array:
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
-    >>> jaxgmm.log_prob(params, [[0.0], [1.0]]).round(4).tolist()
-    [-0.9189000129699707, -1.4189000129699707]
+    >>> [round(float(value), 4) for value in jaxgmm.log_prob(params, [[0.0], [1.0]])]
+    [-0.9189, -1.4189]
     """
     return _log_prob(params, checks.check_samples(X, params.n_features))
 

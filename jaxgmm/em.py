@@ -25,7 +25,7 @@ from jaxtyping import Float, Shaped
 
 from jaxgmm import blocks, checks
 from jaxgmm.contract import deviations, log_gaussians, moments
-from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted_median
+from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted_quantile
 from jaxgmm.params import GMMParams, cast
 from jaxgmm.sums import Statistics
 
@@ -250,15 +250,15 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
 def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: ArrayLike) -> Array:
     """The covariance floor as (D,) variances in squared data units.
 
-    A number is relative to the variance of each feature within components, the weighted median over components: the
-    pooled mean would follow a single far outlier. A feature without variance takes the mean scale of the others, or 1.
+    A number is relative to the variance of each feature within components, the lower quartile over components by weight:
+    the pooled mean would follow a single far outlier. A feature without variance takes the mean scale of the others, or 1.
     """
     floor = jnp.asarray(covariance_floor).astype(stats.first.dtype)
     if floor.ndim == 1:
         return floor
     shift = divide_or_keep(stats.first, stats.count, jnp.zeros_like(stats.first))
     scatter = params.structure.recentre(stats.count, shift, stats.second)
-    scale = weighted_median(*params.structure.feature_variance(stats.count, scatter))
+    scale = weighted_quantile(*params.structure.feature_variance(stats.count, scatter), 0.25)
     means = params.means + shift
     share = (stats.count / jnp.sum(stats.count))[:, None]
     between = jnp.sum(share * (means - jnp.sum(share * means, axis=0, keepdims=True)) ** 2, axis=0)

@@ -78,9 +78,9 @@ def divide_or_keep(
     return jnp.where(jnp.expand_dims(count > least, trailing), sums / divisor, previous)
 
 
-def weighted_median(values: Float[Array, "K D"], weight: Float[Array, " K"]) -> Float[Array, " D"]:
-    """Lower weighted median of each column: the smallest value at which half of the weight is reached."""
+def weighted_quantile(values: Float[Array, "K D"], weight: Float[Array, " K"], share: float) -> Float[Array, " D"]:
+    """The smallest value of each column at which ``share`` of the weight is reached."""
     order = jnp.argsort(values, axis=0)
     reached = jnp.cumsum(weight[order], axis=0)
-    place = jnp.argmax(reached >= 0.5 * reached[-1:], axis=0)
+    place = jnp.argmax(reached >= share * reached[-1:], axis=0)
     return jnp.take_along_axis(jnp.take_along_axis(values, order, axis=0), place[None], axis=0)[0]

@@ -51,7 +51,7 @@ class Statistics:
 def sum_over(axis_name: str, statistics: Statistics) -> Statistics:
     """The sum over the devices of a mesh axis, the likelihood compensated."""
     # A one-hot row per device sums without rounding, and the result is the same on every device.
-    one_hot = jnp.arange(lax.axis_size(axis_name)) == lax.axis_index(axis_name)
+    one_hot = jnp.arange(lax.axis_size(axis_name), dtype=jnp.int32) == lax.axis_index(axis_name)
     per_device = (jnp.where(one_hot, part, 0) for part in (statistics.log_likelihood, statistics.lost))
     log_likelihood, lost = sum_compensated(*lax.psum(tuple(per_device), axis_name))
     return replace(lax.psum(statistics, axis_name), log_likelihood=log_likelihood, lost=lost)

@@ -1,0 +1,194 @@
+"""Files and the command line."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+from structures import NAMES, random_mixture
+
+import jaxgmm
+from jaxgmm import cli
+
+DATA = Path(__file__).parent.parent / "notebooks" / "data"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_save_then_load_is_the_identity(name, dtype, tmp_path):
+    params = random_mixture(name)
+    jaxgmm.save(tmp_path / "m.safetensors", params, {"columns": '["a", "b"]'})
+    again = jaxgmm.load(tmp_path / "m.safetensors")
+    assert again.structure == params.structure
+    for a, b in zip(jax.tree.leaves(again), jax.tree.leaves(params), strict=True):
+        assert a.dtype == b.dtype == dtype
+        np.testing.assert_array_equal(a, b)
+    assert jaxgmm.load_metadata(tmp_path / "m.safetensors")["columns"] == '["a", "b"]'
+
+
+def test_float64_file_without_x64_keeps_its_digits(tmp_path):
+    with jax.enable_x64(True):
+        jaxgmm.save(tmp_path / "m.safetensors", random_mixture("full"))
+    params = jaxgmm.load(tmp_path / "m.safetensors")
+    assert params.means.dtype == np.float64
+    assert jaxgmm.predict(params, np.zeros((2, 2), np.float32)).shape == (2,)
+
+
+def test_wrong_files_meet_a_sentence(tmp_path):
+    from safetensors.numpy import save_file
+
+    good = tmp_path / "good.safetensors"
+    jaxgmm.save(good, random_mixture("diag"))
+    path = tmp_path / "bad.safetensors"
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        jaxgmm.load(path)
+    for content in (b"", b"not a model at all", good.read_bytes()[:-8], good.read_bytes()[:20]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="not a safetensors file, or is truncated"):
+            jaxgmm.load(path)
+    header = {"format": "jaxgmm", "version": "1", "structure": "diag"}
+    tensors = {"weights": np.ones(2), "means": np.ones((2, 3)), "cov": np.ones((2, 3))}
+    for change, message in (
+        ({"format": "other"}, "not of a jaxgmm mixture"),
+        ({"version": "99"}, "version 99"),
+        ({"structure": "banana"}, "structure 'banana'"),
+        ({"structure": "full"}, "do not fit together"),
+    ):
+        save_file(tensors, path, metadata=header | change)
+        with pytest.raises(ValueError, match=message):
+            jaxgmm.load(path)
+    with pytest.raises(ValueError, match="metadata"):
+        jaxgmm.save(path, random_mixture("diag"), {"format": "mine"})
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """The command line in this process, in an empty folder: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_start_jax", lambda: None)  # x64 and the cache are the process's own; see the last test
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["jaxgmm", *map(str, arguments)])
+        with jax.enable_x64(True), pytest.raises(SystemExit) as leave:
+            cli.main()
+        captured = capsys.readouterr()
+        return leave.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def messy(tmp_path):
+    """A file with text, missing values and an infinity among two clouds."""
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.normal(size=(20, 2)), rng.normal(size=(20, 2)) + 9])
+    rows = [[f"{a:.6f}", f"{b:.6f}", "word"] for a, b in values]
+    rows[2][0], rows[5][1], rows[7][0] = "NA", "", "inf"
+    path = tmp_path / "messy.csv"
+    path.write_text("a,b,name\n" + "\n".join(",".join(row) for row in rows) + "\n")
+    return path
+
+
+def test_fit_predict_show_and_sample(run, messy, tmp_path):
+    code, out, err = run(
+        "fit", messy, "--components", "1:2", "--restarts", "2", "--output", "m.safetensors",
+        "--labels", "labels.csv", "--plot", "fit.png", "--json",
+    )  # fmt: skip
+    report = json.loads(out)
+    assert code == 0
+    assert "left out 1 column not numeric: name" in err
+    assert "left out 3 of 40 rows" in err
+    assert report["rows"], report["rows_used"] == (40, 37)
+    assert (report["columns"], report["status"], len(report["weights"])) == (["a", "b"], "CONVERGED", 2)
+    assert (tmp_path / "fit.png").read_bytes()[:4] == b"\x89PNG"
+    labels = pl.read_csv(tmp_path / "labels.csv")
+    assert labels.height == 40
+    assert labels["component"].is_null().arg_true().to_list() == [2, 5, 7]
+    present = labels["component"].drop_nulls()
+    assert len(set(present[:17])) == 1
+    assert set(present[17:]) == {1 - present[0]}
+
+    code, out, _ = run("predict", "m.safetensors", messy)
+    assert code == 0
+    assert out == (tmp_path / "labels.csv").read_text()
+    code, out, _ = run("show", "m.safetensors")
+    assert code == 0
+    assert "converged after" in out
+    code, out, _ = run("show", "m.safetensors", "--json")
+    assert json.loads(out)["weights"] == report["weights"]
+    code, out, _ = run("sample", "m.safetensors", "-n", "5", "--seed", "1")
+    assert code == 0
+    assert out.splitlines()[0] == "a,b,component"
+    assert len(out.splitlines()) == 6
+
+
+def test_parquet_and_chosen_columns(run, tmp_path):
+    rng = np.random.default_rng(0)
+    pl.DataFrame({"x": rng.normal(size=30), "y": rng.normal(size=30), "flag": [True] * 30}).write_parquet(tmp_path / "t.parquet")
+    code, out, _ = run("fit", "t.parquet", "--components", "1", "--columns", "y", "--restarts", "1")
+    assert code == 0
+    assert "30 of 30 rows, 1 features" in out
+
+
+BAD = {
+    "no file": (["fit", "nothing.csv"], "no such file"),
+    "no rows": (["fit", "empty.csv"], "has no rows"),
+    "nothing at all": (["fit", "blank.csv"], "cannot be read as a table"),
+    "binary": (["fit", "noise.csv"], "noise.csv"),
+    "not parquet": (["fit", "noise.parquet"], "cannot be read as a table"),
+    "no numbers": (["fit", "words.csv"], "no column is numeric"),
+    "unknown column": (["fit", "numbers.csv", "--columns", "aa"], "no column 'aa'.*Did you mean 'a'"),
+    "column of text": (["fit", "words.csv", "--columns", "w"], "column 'w' is not numeric"),
+    "components": (["fit", "numbers.csv", "--components", "9:1"], "--components must be a number"),
+    "components text": (["fit", "numbers.csv", "--components", "three"], "--components must be a number"),
+    "too many components": (["fit", "numbers.csv", "--components", "7"], "n_components=7"),
+    "covariance": (["fit", "numbers.csv", "--components", "1", "--covariance-type", "fll"], "Did you mean 'full'"),
+    "restarts": (["fit", "numbers.csv", "--components", "1", "--restarts", "0"], "n_restarts must be at least 1"),
+    "folder": (["fit", "numbers.csv", "--output", "nowhere/m.safetensors"], "does not exist"),
+    "option": (["fit", "numbers.csv", "--bogus"], "No such option"),
+    "command": (["fitt"], "No such command"),
+    "argument": (["fit"], "Missing argument"),
+    "model": (["show", "numbers.csv"], "not a safetensors file"),
+    "no model": (["predict", "nothing", "numbers.csv"], "no such file"),
+    "samples": (["sample", "m.safetensors", "-n", "0"], "n must be at least 1"),
+    "features": (["predict", "m.safetensors", "numbers.csv"], "no column 'x0'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_code_two(case, run, tmp_path):
+    (tmp_path / "empty.csv").write_text("a,b\n")
+    (tmp_path / "blank.csv").write_text("")
+    (tmp_path / "words.csv").write_text("v,w\nx,y\nz,t\n")
+    (tmp_path / "numbers.csv").write_text("a,b\n1,2\n3,4\n5,7\n")
+    for name in ("noise.csv", "noise.parquet"):
+        (tmp_path / name).write_bytes(bytes(range(256)) * 3)
+    jaxgmm.save(tmp_path / "m.safetensors", random_mixture("full"))
+    arguments, message = BAD[case]
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert err.startswith("jaxgmm: ")
+    assert len(err.strip().splitlines()) == 1
+    assert pytest.importorskip("re").search(message, err), err
+
+
+def test_the_installed_command(tmp_path):
+    """README's first command, as a process of its own."""
+    command = [sys.executable, "-c", "from jaxgmm.cli import main; main()", "fit", str(DATA / "faithful.csv")]
+    done = subprocess.run(
+        [*command, "--components", "2", "--restarts", "2", "--plot", "fit.png"],
+        cwd=tmp_path, capture_output=True, text=True, env=_environment(tmp_path), check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "272 of 272 rows" in done.stdout
+    assert "-1130.264" in done.stdout
+    assert list((tmp_path / "cache").rglob("*-cache"))
+
+
+def _environment(tmp_path):
+    import os
+
+    return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "COLUMNS": "120"}

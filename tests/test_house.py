@@ -1,0 +1,76 @@
+"""The house itself: imports only go down, and importing it is light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "jaxgmm"
+
+FLOORS = {
+    0: ["numerics", "blocks", "checks", "loop"],
+    1: ["accelerate", "structures"],
+    2: ["params", "sums", "contract", "result"],
+    3: ["em"],
+    4: ["initial", "lanes", "density", "criteria"],
+    5: ["fitting"],
+    7: ["io", "plotting"],
+    8: ["cli"],
+}
+# Within a floor, who may be seen by whom.
+STEPS = {
+    "blocks": {"numerics"},
+    "contract": {"sums"},
+    "result": {"params"},
+}
+FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
+
+
+def rooms_seen_by(path: Path) -> set[str]:
+    seen = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "jaxgmm":
+            seen |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jaxgmm."):
+            seen.add(node.module.split(".")[1])
+    return seen & FLOOR.keys()
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_only_go_down(path):
+    relative = path.relative_to(PACKAGE)
+    if relative.name == "__init__.py" and len(relative.parts) == 1:
+        return  # the street door shows every room
+    room = relative.parts[0].removesuffix(".py")
+    assert room in FLOOR, f"{room} stands on no floor: give it one in FLOORS"
+    for other in rooms_seen_by(path) - {room}:
+        allowed = FLOOR[other] < FLOOR[room] or other in STEPS.get(room, set())
+        assert allowed, f"{room} (floor {FLOOR[room]}) imports {other} (floor {FLOOR[other]})"
+
+
+def test_no_file_bears_the_name_of_a_public_function():
+    import jaxgmm
+
+    assert not {p.stem for p in PACKAGE.glob("*.py")} & set(jaxgmm.__all__)
+
+
+def test_import_is_light():
+    program = (
+        "import sys, jaxgmm\n"
+        "heavy = ['optax', 'chex', 'matplotlib', 'sklearn', 'scipy.stats', 'typer', 'rich', 'polars', 'tqdm', 'beartype']\n"
+        "print([name for name in heavy if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_public_name_has_a_docstring_with_an_example():
+    import jaxgmm
+
+    for name in jaxgmm.__all__:
+        doc = getattr(jaxgmm, name).__doc__
+        assert doc, name
+        if callable(getattr(jaxgmm, name)) and name[0].islower():
+            assert ">>>" in doc, name

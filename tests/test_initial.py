@@ -1,0 +1,124 @@
+"""Starts: draws pick for pick, whitening, given labels."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
+from structures import NAMES, random_gamma, random_samples
+
+import jaxgmm
+from jaxgmm import initial
+from jaxgmm.initial import METHODS
+
+KEY = jax.random.key(0)
+
+
+def cigars(angle, seed=0, n=500):
+    """Two parallel cigars, sd 20 x 0.3, 3 apart, rotated."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat([0, 1], n)
+    X = rng.normal(size=(2 * n, 2)) * [20, 0.3]
+    X[:, 1] += 3 * label
+    c, s = np.cos(angle), np.sin(angle)
+    return (X @ np.array([[c, -s], [s, c]])).astype(np.float32), label
+
+
+def test_kmeans_labels_find_parallel_cigars_at_any_rotation():
+    start = jax.jit(jax.vmap(lambda X: jaxgmm.predict(jaxgmm.initialise(jax.random.key(1), X, 2), X)))
+    sets = [cigars(angle) for angle in np.linspace(0, np.pi, 7)]
+    for labels, (_, truth) in zip(start(np.stack([X for X, _ in sets])), sets, strict=True):
+        assert adjusted_rand_score(truth, labels) > 0.95
+
+
+def test_default_fit_finds_parallel_cigars():
+    for seed in range(3):
+        X, truth = cigars(np.pi / 4, seed)
+        fit = jaxgmm.fit(jax.random.key(seed), X, 2)
+        assert adjusted_rand_score(truth, jaxgmm.predict(fit.params, X)) > 0.95
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=4, max_size=4),
+    st.integers(0, 999).map(lambda i: i / 1000),
+)
+def test_draw_is_the_inverse_of_the_cumulative_mass(mass, uniform):
+    mass = np.array(mass, np.float32)
+    index = int(initial.draw(jnp.float32(uniform), jnp.asarray(mass), jnp.asarray([0.0, 1, 0, 1], jnp.float32)))
+    if mass.sum() == 0:
+        assert index in (1, 3)
+    else:
+        assert mass[index] > 0
+        below = mass[:index].sum()
+        assert below <= uniform * mass.sum() * (1 + 1e-6)
+        assert uniform * mass.sum() <= (below + mass[index]) * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "k-means++", "random_from_data"])
+def test_weight_two_is_seen_twice_and_zero_is_absent_pick_for_pick(method, x64):
+    X = random_samples(n=20)
+    times = np.array([0, 1, 2, 3, 1] * 4)
+    if method == "random_from_data":
+        times = np.minimum(times, 1)  # K different samples: the second copy of one would be another sample
+    spoiled = np.where(times[:, None] == 0, np.nan, X)
+    weighted = jax.jit(jax.vmap(lambda k: jaxgmm.initialise(k, spoiled, 3, method=method, sample_weight=times)))
+    seen = jax.jit(jax.vmap(lambda k: jaxgmm.initialise(k, np.repeat(X, times, axis=0), 3, method=method)))
+    keys = jax.random.split(KEY, 8)
+    for a, b in zip(jax.tree.leaves(weighted(keys)), jax.tree.leaves(seen(keys)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_are_hard_responsibilities(name, x64):
+    X, labels = random_samples(), np.arange(23) % 3
+    one_hot = np.eye(3)[labels]
+    by_labels = jaxgmm.initialise(KEY, X, 3, method=labels, covariance_type=name)
+    by_gamma = jaxgmm.initialise(KEY, X, 3, method=one_hot, covariance_type=name)
+    expected = jaxgmm.m_step(by_labels, X, one_hot)
+    for start in (by_labels, by_gamma):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), start, expected)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_every_structure_from_awkward_samples(method):
+    samples = {
+        "one value": np.ones((9, 2)),
+        "constant column": np.stack([np.arange(9.0), np.ones(9)], axis=1),
+        "copied column": np.repeat(np.arange(9.0)[:, None] ** 2, 2, axis=1),
+        "a row of NaN": np.where(np.arange(9)[:, None] == 4, np.nan, np.arange(18.0).reshape(9, 2) % 5),
+        "three values": np.repeat([[0.0, 0], [1, 2], [5, 5]], 3, axis=0),
+    }
+    X = np.stack(list(samples.values())).astype(np.float32)
+    for name in ("full", "spherical"):
+        starts = jax.jit(jax.vmap(lambda X, name=name: jaxgmm.initialise(KEY, X, 3, method=method, covariance_type=name)))(X)
+        for what, lane in zip(samples, range(len(X)), strict=True):
+            for leaf in jax.tree.leaves(starts):
+                assert np.isfinite(np.asarray(leaf[lane])).all(), (what, name)
+            density = jaxgmm.log_prob(jax.tree.map(lambda leaf, lane=lane: leaf[lane], starts), np.nan_to_num(X[lane]))
+            assert np.isfinite(np.asarray(density)).all(), (what, name)
+
+
+def test_starts_do_not_depend_on_units_or_axes(x64):
+    X = random_samples(n=60)
+    rng = np.random.default_rng(0)
+    mix = rng.normal(size=(2, 2)) @ np.diag([1e-3, 1e3])
+    label = jax.jit(lambda k, X: jaxgmm.predict(jaxgmm.initialise(k, X, 3), X))
+    for key in jax.random.split(KEY, 4):
+        assert adjusted_rand_score(label(key, X), label(key, X @ mix + 7)) > 0.95
+
+
+def test_a_far_sample_owns_neither_whitening_nor_seed():
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(100, 2)), rng.normal(size=(100, 2)) + [6, 0], [[1e5, 1e5]]])
+    labels = jax.jit(jax.vmap(lambda k: jaxgmm.predict(jaxgmm.initialise(k, X, 2), X)))(jax.random.split(KEY, 8))
+    for lane in labels:
+        assert adjusted_rand_score(np.repeat([0, 1], 100), lane[:200]) > 0.95
+
+
+def test_random_responsibilities_are_a_distribution(x64):
+    start = jaxgmm.initialise(KEY, random_samples(), 3, method="random")
+    np.testing.assert_allclose(start.weights.sum(), 1)
+    assert random_gamma().shape == (23, 3)
