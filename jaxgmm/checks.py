@@ -31,7 +31,7 @@ def check_array(name: str, value: ArrayLike) -> np.ndarray | jax.Array:
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name} must be an array of real numbers; NumPy cannot make one of it ({error}).") from None
     dtype = value.dtype
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == bool):
+    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_):
         raise ValueError(f"{name} must hold real numbers; got dtype {dtype}. Convert or drop the columns that are not numeric.")
     if dtype == np.longdouble and dtype != np.float64:
         return value.astype(np.float64)
@@ -42,7 +42,9 @@ def check_samples(X: ArrayLike, n_features: int | None = None) -> np.ndarray | j
     """Samples of shape (N, D), N and D at least one."""
     X = check_array("X", X)
     if X.ndim != 2:
-        hint = "For one feature use X[:, None]." if X.ndim == 1 else "Samples go along the first axis, features along the second."
+        hint = (
+            "For one feature use X[:, None]." if X.ndim == 1 else "Samples go along the first axis, features along the second."
+        )
         raise ValueError(f"X must have shape (N, D); got {X.shape}. {hint}")
     if 0 in X.shape:
         raise ValueError(f"X must have at least one sample and one feature; got shape {X.shape}.")
@@ -74,14 +76,15 @@ def check_sample_weight(sample_weight: ArrayLike | None, n_samples: int) -> np.n
     return weight
 
 
-def check_values(X: np.ndarray, sample_weight: np.ndarray | None, dtype: np.dtype) -> None:
-    """Finite samples whose squares stay inside ``dtype``; rows of weight zero may hold anything."""
-    present = np.ones(X.shape[0], bool) if sample_weight is None else np.asarray(sample_weight) > 0
+def check_values(X: np.ndarray, present: np.ndarray | slice, dtype: np.dtype) -> None:
+    """Finite samples whose squares stay inside ``dtype``; the rows that are not ``present`` may hold anything."""
+    rows = X[present]
     # A sum is finite unless a term is not (or it overflows): one pass without a temporary for the usual case.
     with np.errstate(over="ignore", invalid="ignore"):
-        clean = np.issubdtype(X.dtype, np.integer) or X.dtype == bool or bool(np.isfinite(X.sum()))
+        clean = not np.issubdtype(X.dtype, np.inexact) or bool(np.isfinite(rows.sum()))
     if not clean:
-        bad = ~np.isfinite(X).all(axis=1) & present
+        bad = np.zeros(len(X), bool)
+        bad[present] = ~np.isfinite(rows).all(axis=1)
         if bad.any():
             row = int(np.argmax(bad))
             column = int(np.argmin(np.isfinite(X[row])))
@@ -89,7 +92,6 @@ def check_values(X: np.ndarray, sample_weight: np.ndarray | None, dtype: np.dtyp
                 f"X holds NaN or infinity in {bad.sum()} of {len(X)} rows, first at row {row}, column {column}. "
                 "Drop or fill these rows, or give them sample_weight 0."
             )
-    rows = X if present.all() else X[present]
     with np.errstate(over="ignore", under="ignore"):
         spread = rows.max(axis=0).astype(np.float64) - rows.min(axis=0).astype(np.float64)
         limits = np.finfo(dtype)
@@ -121,7 +123,9 @@ def check_n_components(n_components: Any, n_samples: int) -> int:
     """An integer from one to the number of samples."""
     number = check_int("n_components", n_components, 1)
     if number > n_samples:
-        raise ValueError(f"n_components={number} needs at least as many samples; X has {n_samples} with weight. Lower n_components.")
+        raise ValueError(
+            f"n_components={number} needs at least as many samples; X has {n_samples} with weight. Lower n_components."
+        )
     return number
 
 

@@ -83,6 +83,7 @@ def fit(
     _start_jax()
 
     import jax
+
     import jaxgmm
 
     tried = _fit_each(X, counts, covariance_type, restarts, seed)
@@ -165,9 +166,10 @@ def sample(
     params, names = _load(model)
 
     import jax
-    import jaxgmm
     import numpy as np
     import polars as pl
+
+    import jaxgmm
 
     X, label = jaxgmm.sample(jax.random.key(seed), params, n)
     frame = pl.DataFrame(np.asarray(X), schema=names).with_columns(component=pl.Series(np.asarray(label)))
@@ -208,10 +210,11 @@ class Tried:
 def _fit_each(X: np.ndarray, counts: list[int], covariance_type: str, restarts: int, seed: int) -> list[Tried]:
     """A fit for each number of components, under a progress bar."""
     import jax
-    import jaxgmm
     from tqdm import tqdm
 
-    tried = []
+    import jaxgmm
+
+    tried: list[Tried] = []
     with tqdm(total=restarts * len(counts), unit="fit", leave=False, delay=0.5, disable=None) as bar:
         for k in counts:
             done = restarts * len(tried)
@@ -269,7 +272,9 @@ def _require(table: pl.DataFrame, names: list[str], what: str) -> list[str]:
     for name in names:
         if name not in table.columns:
             near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.0)[0]
-            raise BadInput(f"there is no column {name!r}, which {what}. Did you mean {near!r}? Columns: {', '.join(table.columns)}.")
+            raise BadInput(
+                f"there is no column {name!r}, which {what}. Did you mean {near!r}? Columns: {', '.join(table.columns)}."
+            )
         if not _is_numeric(table, name):
             raise BadInput(f"column {name!r} is not numeric ({table.schema[name]}). Convert it, or leave it out.")
     return names
@@ -387,7 +392,7 @@ def _start_jax() -> None:
     from platformdirs import user_cache_dir
 
     jax.config.update("jax_enable_x64", True)
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         cache = Path(user_cache_dir("jaxgmm"))
         try:
             cache.mkdir(parents=True, exist_ok=True)

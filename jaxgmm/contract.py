@@ -21,9 +21,7 @@ from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics
 
 
-def log_gaussians(
-    structure: Structure, whitener: Whitener, diff: Float[Array, "K D B"]
-) -> Float[Array, "K B"]:
+def log_gaussians(structure: Structure, whitener: Whitener, diff: Float[Array, "K D B"]) -> Float[Array, "K B"]:
     """ln N(x | mu_k, Sigma_k) from ``diff = x - mu_k``."""
     white = structure.whiten(whitener.factor, diff)
     constant = diff.shape[1] * math.log(2 * math.pi) + whitener.log_det
@@ -66,14 +64,19 @@ def moments(
         present = weight > 0
         gamma = jnp.where(present[None], gamma * weight[None], 0)
         first = jnp.sum(gamma[:, None, :] * diff, axis=-1)
-        return weight, jnp.sum(gamma, axis=-1), first, structure.second_moment(gamma, diff), jnp.where(present, weight * log_px, 0)
+        return (
+            weight,
+            jnp.sum(gamma, axis=-1),
+            first,
+            structure.second_moment(gamma, diff),
+            jnp.where(present, weight * log_px, 0),
+        )
 
     dtype = means.dtype
     size = block_size or blocks.block_size(samples[0].shape[0], n_components * n_features, dtype.itemsize)
     sums, lost = blocks.fold(step, samples, sample_weight, min(size, samples[0].shape[0]), dtype)
     (weight, count, first, second, log_px), (weight_lost, *lost_moments, log_px_lost) = sums, lost
     log_likelihood, log_likelihood_lost = sum_compensated(log_px, log_px_lost)
-    moments = jax.tree.map(jnp.add, (count, first, second), tuple(lost_moments))
-    return Statistics(sum_compensated(weight, weight_lost)[0], *moments, log_likelihood, log_likelihood_lost)
-
-
+    count, first, second = jax.tree.map(jnp.add, (count, first, second), tuple(lost_moments))
+    weight, _ = sum_compensated(weight, weight_lost)
+    return Statistics(weight, count, first, second, log_likelihood, log_likelihood_lost)

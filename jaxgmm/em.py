@@ -30,9 +30,7 @@ from jaxgmm.params import GMMParams, cast
 from jaxgmm.sums import Statistics
 
 
-def bayes(
-    weights: Float[Array, " K"], log_density: Float[Array, "K B"]
-) -> tuple[Float[Array, "K B"], Float[Array, " B"]]:
+def bayes(weights: Float[Array, " K"], log_density: Float[Array, "K B"]) -> tuple[Float[Array, "K B"], Float[Array, " B"]]:
     """Responsibilities by Bayes' theorem, eq. (5), and ln p(x) by eq. (1), for a block of samples.
 
     The largest term is taken out of the sum before it is exponentiated. The weights stay outside of the logarithm, so that
@@ -268,9 +266,7 @@ def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: Array
     return floor * jnp.where(known, scale, jnp.where(typical > 0, typical, 1))
 
 
-def expected_log_likelihood(
-    params: GMMParams, X: ArrayLike, gamma: Array, *, sample_weight: ArrayLike | None = None
-) -> Array:
+def expected_log_likelihood(params: GMMParams, X: ArrayLike, gamma: Array, *, sample_weight: ArrayLike | None = None) -> Array:
     """Q = sum_nk w_n gamma_nk ln(pi_k N(x_n | mu_k, Sigma_k)), which the M-step maximises at fixed gamma.
 
     Its gradient in mu_k and Sigma_k vanishes at eqs. (7) and (8). Holds all (N, K) terms at once.

@@ -145,7 +145,9 @@ def fit(
     X = checks.check_samples(X)
     n_samples = X.shape[0]
     sample_weight = checks.check_sample_weight(sample_weight, n_samples)
-    n_present = n_samples if sample_weight is None or checks.is_traced(sample_weight) else np.count_nonzero(sample_weight)
+    n_present = n_samples
+    if sample_weight is not None and not checks.is_traced(sample_weight):
+        n_present = int(np.count_nonzero(sample_weight))
     n_components = checks.check_n_components(n_components, n_present)
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     structure = get_structure(covariance_type)
@@ -164,12 +166,13 @@ def fit(
     if not traced:
         dtype = float_dtype(X)
         host = np.asarray(X)
-        checks.check_values(host, sample_weight, dtype)
+        present = slice(None) if sample_weight is None else np.asarray(sample_weight) > 0
+        checks.check_values(host, present, dtype)
         if host.dtype == np.float64 and dtype == np.float32:
-            X, offset = _centred(host, sample_weight)
+            X, offset = _centred(host, present)
     samples = Samples(jnp.asarray(X), _as_array(sample_weight))
     if params is not None:
-        params = cast(params if offset is None else moved(params, -offset), float_dtype(X))
+        params = cast(params if offset is None else moved(params, jnp.asarray(-offset)), float_dtype(X))
     keys = jax.random.split(key, 1 if given else n_restarts)
     start = params if params is not None else None if isinstance(init, str) else jnp.asarray(init)
     name = "given" if given else init
@@ -208,9 +211,8 @@ def _as_array(value: Any) -> Array | None:
     return None if value is None else jnp.asarray(value)
 
 
-def _centred(X: np.ndarray, sample_weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def _centred(X: np.ndarray, present: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
     """float64 samples as float32 about their mean, and the mean."""
-    present = slice(None) if sample_weight is None else np.asarray(sample_weight) > 0
     offset, spread = X[present].mean(axis=0), X[present].std(axis=0)
     step = np.spacing(np.abs(X[present]).max(axis=0).astype(np.float32))
     coarse = np.flatnonzero((spread > 0) & (step > 1e-3 * spread))

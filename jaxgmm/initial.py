@@ -133,7 +133,13 @@ def from_responsibilities(
 
 
 def kmeans(
-    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure, *, lloyd: bool = True
+    key: Array,
+    X: Shaped[Array, "N D"],
+    weight: Float[Array, " N"],
+    n_components: int,
+    structure: Structure,
+    *,
+    lloyd: bool = True,
 ) -> GMMParams:
     """Moments of the clusters that k-means finds in whitened coordinates.
 
@@ -228,9 +234,7 @@ def whole(X: Shaped[Array, "N D"], weight: Float[Array, " N"]) -> tuple[Float[Ar
     return about[0] + shift[0], cov + ridge * jnp.diag(scale)
 
 
-def alike(
-    mean: Float[Array, " D"], cov: Float[Array, "D D"], n_components: int, structure: Structure
-) -> GMMParams:
+def alike(mean: Float[Array, " D"], cov: Float[Array, "D D"], n_components: int, structure: Structure) -> GMMParams:
     """K components of equal weight with the same mean and covariance."""
     weights = jnp.full(n_components, 1 / n_components, mean.dtype)
     dense = jnp.repeat(cov[None], n_components, axis=0)
@@ -278,10 +282,10 @@ def seeds(
 
 
 class ClusterSums(NamedTuple):
-    count: Array  # (K,)
-    first: Array  # (K, D)
-    inertia: Array  # (B,), summed to () by the fold
-    weight: Array
+    n_k: Array  # (K,) weight of each cluster
+    first: Array  # (K, D) sum of its whitened samples
+    inertia: Array  # () sum of squared distances to the nearest centre
+    weight: Array  # ()
 
 
 def lloyd_passes(
@@ -296,15 +300,13 @@ def lloyd_passes(
             square = squared_distances(z, centres)
             member = jax.nn.one_hot(jnp.argmin(square, axis=0), centres.shape[0], axis=0, dtype=x.dtype) * weight[None]
             first = contract("kb,db->kd", member, z)
-            return ClusterSums(
-                jnp.sum(member, axis=1), first, jnp.sum(weight * jnp.min(square, axis=0)), jnp.sum(weight)
-            )
+            return ClusterSums(jnp.sum(member, axis=1), first, jnp.sum(weight * jnp.min(square, axis=0)), jnp.sum(weight))
 
         return blocks.fold(step, (X,), weight, size, weight.dtype)[0]
 
     def maximise(centres: Float[Array, "K D"], sums: ClusterSums) -> Float[Array, "K D"]:
-        empty = sums.count[:, None] <= 0
-        return jnp.where(empty, centres, sums.first / jnp.where(empty, 1, sums.count[:, None]))
+        empty = sums.n_k[:, None] <= 0
+        return jnp.where(empty, centres, sums.first / jnp.where(empty, 1, sums.n_k[:, None]))
 
     def objective(sums: ClusterSums) -> loop.Objective:
         zero, resolution = jnp.zeros_like(sums.inertia), LLOYD_TOL * jnp.asarray(X.shape[1], weight.dtype)
@@ -319,8 +321,5 @@ def nearest(
 ) -> tuple[Integer[Array, " N"], Float[Array, " K"]]:
     """The label of each sample, and the weight of each cluster."""
     size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)
-    label = blocks.map_samples(
-        lambda x: jnp.argmin(squared_distances(frame.white(x), centres), axis=0), X, size, weight.dtype
-    )
+    label = blocks.map_samples(lambda x: jnp.argmin(squared_distances(frame.white(x), centres), axis=0), X, size, weight.dtype)
     return label, jnp.zeros(centres.shape[0], weight.dtype).at[label].add(weight)
-

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -90,7 +91,9 @@ def _read(path: str | PathLike[str]) -> tuple[GMMParams, dict[str, str]]:
             if header.get("format") != FORMAT:
                 raise ValueError(f"{path} is a safetensors file, but not of a jaxgmm mixture; its header is {header}.")
             if header.get("version") != VERSION:
-                raise ValueError(f"{path} is of format version {header.get('version')}; this jaxgmm reads {VERSION}. Upgrade it.")
+                raise ValueError(
+                    f"{path} is of format version {header.get('version')}; this jaxgmm reads {VERSION}. Upgrade it."
+                )
             if header.get("structure") not in STRUCTURES or set(file.keys()) != set(FIELDS):
                 raise ValueError(
                     f"{path} holds {sorted(file.keys())} of structure {header.get('structure')!r}; "
@@ -105,9 +108,9 @@ def _read(path: str | PathLike[str]) -> tuple[GMMParams, dict[str, str]]:
         raise ValueError(
             f"{path} holds shapes that do not fit together: weights {weights.shape}, means {means.shape}, cov {cov.shape}."
         )
-    return GMMParams(*(_leaf(value) for value in (weights, means, cov)), structure), header
+    return GMMParams(_leaf(weights), _leaf(means), _leaf(cov), structure), header
 
 
-def _leaf(value: np.ndarray) -> jax.Array | np.ndarray:
+def _leaf(value: np.ndarray) -> Any:
     representable = jax.dtypes.canonicalize_dtype(value.dtype) == value.dtype
     return jnp.asarray(value) if representable else value

@@ -29,8 +29,8 @@ ADVICE = {
     Status.ITERATION_LIMIT: "the log-likelihood was still rising after {n_iter} iterations. "
     "Raise max_iter, raise tol, or pass accelerate='squarem'.",
     Status.CONVERGED: "converged after {n_iter} iterations.",
-    Status.DECREASED: "the log-likelihood fell by more than rounding explains at iteration {n_iter}; the better parameters were "
-    "kept. Scale the features alike, use float64, or raise covariance_floor.",
+    Status.DECREASED: "the log-likelihood fell by more than rounding explains at iteration {n_iter}; the better parameters "
+    "were kept. Scale the features alike, use float64, or raise covariance_floor.",
     Status.NONFINITE: "the log-likelihood became NaN or infinite at iteration {n_iter}; the parameters are the last finite "
     "ones. Raise covariance_floor, lower n_components, or look for NaN in X.",
     Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs, or is far "
@@ -52,10 +52,6 @@ class Objective(NamedTuple):
     weight: Array  # (), total weight of the samples
     resolution: Array  # (), per unit weight: a fall of less may be rounding
     noise: Array  # (), per unit weight: typical rounding error of a gain
-
-
-PATIENCE = 20
-"""Passes without a new best after which a lane whose tolerance is below the noise of a gain has converged."""
 
 
 class Carry(NamedTuple):
@@ -140,8 +136,8 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
     first two off. The state kept is the better one; a state that is not finite is never kept.
 
     Where ``tol`` is below the noise of a gain, single gains say nothing: float32 on a plateau would stop at the first that
-    happens to be negative. Such a lane walks on, through falls within rounding, until no pass of the last ``PATIENCE``
-    has found a new best; the drift adds up over passes and the noise does not.
+    happens to be negative. Such a lane walks on, through falls within rounding, until no new best has come for so many
+    passes that a gain of ``tol`` in each would have shown above the noise; the drift adds up and the noise does not.
     """
     limit = carry.n_iter + jnp.asarray(passes, jnp.int32)
 
@@ -164,7 +160,7 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
         judged = proposal.plain & (jnp.asarray(tol) > 0) & ((carry.n_iter > 0) | (gain >= 0))
         noisy = jnp.asarray(tol) < new.noise
         fell = gain < -new.resolution
-        settled = jnp.where(noisy, n_iter - best_at >= PATIENCE, gain <= tol)
+        settled = jnp.where(noisy, (n_iter - best_at).astype(gain.dtype) * tol >= new.noise, gain <= tol)
         status = jnp.select(
             [proposal.plain & ~finite, judged & fell, judged & settled],
             [Status.NONFINITE, Status.DECREASED, Status.CONVERGED],

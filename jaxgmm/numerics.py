@@ -34,10 +34,9 @@ def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
 
 def add_compensated(a: tuple[T, T], b: T) -> tuple[T, T]:
     """Add the pytree ``b`` to the pair (sum, lost) of pytrees ``a``."""
-    leaves, treedef = jax.tree.flatten(b)
-    pairs = [two_sum(x, y) for x, y in zip(jax.tree.leaves(a[0]), leaves, strict=True)]
-    lost = [e + new for e, (_, new) in zip(jax.tree.leaves(a[1]), pairs, strict=True)]
-    return treedef.unflatten([s for s, _ in pairs]), treedef.unflatten(lost)
+    pairs = jax.tree.map(two_sum, a[0], b)
+    total, error = jax.tree.transpose(jax.tree.structure(b), jax.tree.structure((0, 0)), pairs)
+    return total, jax.tree.map(jnp.add, a[1], error)
 
 
 def sum_compensated(total: Float[Array, " n"], lost: Float[Array, " n"]) -> tuple[Array, Array]:

@@ -59,7 +59,9 @@ def plot_fit(params: GMMParams, X: Any, names: Sequence[str] | None = None) -> F
         _scatter(ax, X[rows], label[rows], components, (0, 1))
         ax.set(xlabel=names[0], ylabel=names[1])
         if len(components) > 1:
-            figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(components)), frameon=False)
+            figure.legend(
+                *ax.get_legend_handles_labels(), loc="outside upper center", ncols=min(4, len(components)), frameon=False
+            )
     else:
         figure = Figure(figsize=(1.9 * n_panels + 1, 1.9 * n_panels + 1), layout="constrained")
         axes = figure.subplots(n_panels, n_panels, sharex="col", squeeze=False)
@@ -94,10 +96,10 @@ def _scatter(ax: Axes, X: np.ndarray, label: np.ndarray, components: list, pair:
     for k, (_, mean, sigma) in enumerate(components):
         colour = COLOURS[k % len(COLOURS)]
         chosen = X[label == k][:, columns]
+        marker = MARKERS[k % len(MARKERS)]
         ax.scatter(
-            *chosen.T, s=size, marker=MARKERS[k % len(MARKERS)], color=colour, alpha=0.55, linewidths=0, rasterized=True,
-            label=f"component {k}",
-        )  # fmt: skip
+            chosen[:, 0], chosen[:, 1], s=size, marker=marker, color=colour, alpha=0.55, linewidths=0, label=f"component {k}"
+        )
         for level in LEVELS:
             ax.plot(*_ellipse(mean[columns], sigma[np.ix_(columns, columns)], level), color=colour, linewidth=1.4)
         ax.plot(*mean[columns], marker="+", color="black", markersize=8, linestyle="none")

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
-from structures import D, K, NAMES, N, random_gamma, random_mixture, random_samples, random_weight
+from structures import NAMES, D, K, N, random_gamma, random_mixture, random_samples, random_weight
 
 import jaxgmm
 from jaxgmm import em

@@ -127,7 +127,9 @@ def test_fit_predict_show_and_sample(run, messy, tmp_path):
 
 def test_parquet_and_chosen_columns(run, tmp_path):
     rng = np.random.default_rng(0)
-    pl.DataFrame({"x": rng.normal(size=30), "y": rng.normal(size=30), "flag": [True] * 30}).write_parquet(tmp_path / "t.parquet")
+    pl.DataFrame({"x": rng.normal(size=30), "y": rng.normal(size=30), "flag": [True] * 30}).write_parquet(
+        tmp_path / "t.parquet"
+    )
     code, out, _ = run("fit", "t.parquet", "--components", "1", "--columns", "y", "--restarts", "1")
     assert code == 0
     assert "30 of 30 rows, 1 features" in out

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
-from structures import D, K, NAMES, N, random_gamma, random_mixture, random_samples, random_weight
+from structures import NAMES, D, K, N, random_gamma, random_mixture, random_samples, random_weight
 
 import jaxgmm
 from jaxgmm import Status, fitting
@@ -192,8 +192,7 @@ def test_one_far_outlier_keeps_two_blobs_apart(point, dtype):
     """With a component for the outlier; with two, maximum likelihood itself gives it one of them."""
     X, truth = blobs(dtype, seed=1)
     X = np.concatenate([X, np.asarray([point], dtype)])
-    weights, means, sigma = BLOB_START
-    start = jaxgmm.GMMParams.from_moments([0.5, 0.49, 0.01], [*means, point], np.stack([np.eye(2)] * 3))
+    start = jaxgmm.GMMParams.from_moments([0.5, 0.49, 0.01], [*BLOB_START[1], point], np.stack([np.eye(2)] * 3))
     for fit in (jaxgmm.fit(KEY, X, 3), jaxgmm.fit_from(start, X)):
         label = np.asarray(jaxgmm.predict(fit.params, X))
         assert adjusted_rand_score(truth, label[:200]) == 1
@@ -202,7 +201,7 @@ def test_one_far_outlier_keeps_two_blobs_apart(point, dtype):
 
 
 def test_float64_input_without_x64_is_centred_first():
-    X, truth = blobs(np.float64)
+    X, _ = blobs(np.float64)
     fit = jaxgmm.fit(KEY, X + 100, 2)
     np.testing.assert_allclose(np.sort(fit.params.means[:, 0]), [100, 106], atol=0.3)
     with pytest.warns(UserWarning, match="jax_enable_x64"):
@@ -261,7 +260,9 @@ def test_same_key_same_bits_in_a_new_process():
 def test_new_values_compile_nothing_new():
     X, w, start = random_samples(), random_weight(), random_mixture("full")
     calls = [
-        lambda t: jaxgmm.fit_from(start, X * t, sample_weight=w * t, tol=1e-5 * t, max_iter=int(5 * t), covariance_floor=1e-6 * t),
+        lambda t: jaxgmm.fit_from(
+            start, X * t, sample_weight=w * t, tol=1e-5 * t, max_iter=int(5 * t), covariance_floor=1e-6 * t
+        ),
         lambda t: jaxgmm.fit(KEY, X * t, K, sample_weight=w * t, tol=1e-5 * t, max_iter=int(5 * t), covariance_floor=1e-6 * t),
         lambda t: jaxgmm.e_step(start, X * t),
         lambda t: jaxgmm.log_likelihood(start, X * t, sample_weight=w * t),
@@ -304,7 +305,9 @@ def test_lowers_for_every_platform():
         "steps": lambda p, X: jaxgmm.m_step(p, X, jaxgmm.e_step(p, X)[0], covariance_floor=1e-6),
     }
     for program in programs.values():
-        exported = jax.export.export(jax.jit(lambda *leaves, program=program: _leaves(program, *leaves)), platforms=["cpu", "cuda", "tpu"])
+        exported = jax.export.export(
+            jax.jit(lambda *leaves, program=program: _leaves(program, *leaves)), platforms=["cpu", "cuda", "tpu"]
+        )
         assert exported(start.weights, start.means, start.cov, X).platforms == ("cpu", "cuda", "tpu")
 
 

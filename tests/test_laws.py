@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
-from structures import D, K, NAMES, N, random_gamma, random_mixture, random_samples, random_weight, rtol
+from structures import NAMES, D, K, N, random_gamma, random_mixture, random_samples, random_weight, rtol
 
 import jaxgmm
 from jaxgmm import em

@@ -14,7 +14,7 @@ from jaxgmm.loop import Carry, Objective, Problem, Status
 
 def hill(step=lambda x: x + (3 - x) / 2, noise=0.0):
     def objective(value):
-        return Objective(value, jnp.zeros_like(value), jnp.ones_like(value), jnp.full_like(value, 1e-5), jnp.full_like(value, noise))
+        return Objective(value, *(jnp.full_like(value, v) for v in (0, 1, 1e-5, noise)))
 
     return Problem(lambda x: -jnp.sum((x - 3) ** 2), lambda x, _: step(x), objective)
 
@@ -80,17 +80,17 @@ def test_below_the_noise_single_gains_say_nothing():
     """A wiggle larger than the drift: a single gain stops at once, the best of many passes climbs on."""
 
     def wiggle(x):
-        return x + jnp.asarray([0.05, 0.0], x.dtype) * jnp.where(x[1] > 0, 1, -0.5) + jnp.asarray([0, 1], x.dtype) * (1 - 2 * x[1])
+        drift = 0.05 * jnp.where(x[1] > 0, 1, -0.5).astype(x.dtype)
+        return jnp.stack([x[0] + drift, 1 - x[1]])
 
     def problem(noise):
         def objective(value):
-            full = jnp.full_like
-            return Objective(value, jnp.zeros_like(value), jnp.ones_like(value), full(value, 10.0), full(value, noise))
+            return Objective(value, *(jnp.full_like(value, v) for v in (0, 1, 10.0, noise)))
 
         return Problem(lambda x: -((x[0] - 3) ** 2), lambda x, _: wiggle(x), objective)
 
-    assert abs(run(problem(0.0), passes=1000).state[0] - 3) > 2
-    assert abs(run(problem(1.0), passes=1000).state[0] - 3) < 1
+    assert abs(run(problem(0.0), passes=1000, tol=0.02).state[0] - 3) > 2
+    assert abs(run(problem(0.5), passes=1000, tol=0.02).state[0] - 3) < 1
 
 
 def test_stopping_and_going_on_is_going_on():
