@@ -65,7 +65,7 @@ def fold(
     shapes = jax.eval_shape(step, *first, jax.ShapeDtypeStruct((size,), dtype))
     # Not plain zeros: under shard_map the carry must vary over the same mesh axes as the samples do.
     corner = samples[0][(0,) * samples[0].ndim]
-    zero = 0 * (corner > 0).astype(dtype)
+    zero = 0 * (corner.astype(dtype) > 0).astype(dtype)
     zeros = jax.tree.map(lambda s: jnp.broadcast_to(zero, s.shape), shapes)
     n_blocks = -(-n_samples // size)
     return lax.scan(body, (zeros, zeros), jnp.arange(n_blocks, dtype=jnp.int32))[0]

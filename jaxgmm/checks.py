@@ -71,9 +71,16 @@ def check_sample_weight(sample_weight: ArrayLike | None, n_samples: int) -> np.n
                 f"sample_weight must be finite and not negative; {bad.sum()} of {n_samples} are not, "
                 f"first row {row} with {values[row]}. Use 0 for a row that shall not count."
             )
-        if not values.any():
+        if not (0 < float(values.astype(np.float32).sum(dtype=np.float64)) < float(np.finfo(np.float32).max)):
+            if values.any():
+                raise ValueError("sample_weight leaves the range of float32. Scale the weights to mean one.")
             raise ValueError("sample_weight is zero for every row; at least one must be positive.")
     return weight
+
+
+def n_present(sample_weight: np.ndarray | jax.Array | None, n_samples: int) -> int:
+    """Rows of positive weight, as far as that can be seen."""
+    return n_samples if sample_weight is None or is_traced(sample_weight) else int(np.count_nonzero(np.asarray(sample_weight)))
 
 
 def check_values(X: np.ndarray, present: np.ndarray | slice, dtype: np.dtype) -> None:
@@ -131,10 +138,9 @@ def check_n_components(n_components: Any, n_samples: int) -> int:
 
 def check_nonnegative(name: str, value: Any) -> Any:
     """A finite real number of at least zero, or a tracer."""
-    if is_traced(value):
-        return value
     number = check_array(name, value)
-    if number.ndim or number.dtype == bool or not (np.isfinite(number) and number >= 0):
+    bad = number.ndim > 0 or number.dtype == bool
+    if bad or not (is_traced(value) or (np.isfinite(number) and number >= 0)):
         raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
     return value
 
@@ -142,15 +148,17 @@ def check_nonnegative(name: str, value: Any) -> Any:
 def check_max_iter(max_iter: Any) -> Any:
     """An integer of at least zero, or a traced one."""
     if is_traced(max_iter):
+        if max_iter.ndim or not jnp.issubdtype(max_iter.dtype, jnp.integer):
+            raise ValueError(f"max_iter must be an integer; got {max_iter.dtype} of shape {max_iter.shape}.")
         return max_iter
     if isinstance(max_iter, (jax.Array, np.ndarray)) and max_iter.ndim == 0:
         max_iter = max_iter.item()
-    return check_int("max_iter", max_iter, 0)
+    return min(check_int("max_iter", max_iter, 0), np.iinfo(np.int32).max // 2)
 
 
 def check_covariance_floor(floor: Any, n_features: int) -> Any:
     """A number relative to the data, or (D,) absolute variances; None for no bound."""
-    if floor is None or (is_traced(floor) and floor.ndim == 0):
+    if floor is None:
         return floor
     array = check_array("covariance_floor", floor)
     if array.ndim == 0:
@@ -163,6 +171,12 @@ def check_covariance_floor(floor: Any, n_features: int) -> Any:
     if not is_traced(array) and not (np.isfinite(array).all() and (np.asarray(array) > 0).all()):
         raise ValueError("covariance_floor as an array must hold positive, finite variances.")
     return array
+
+
+def check_params(params: Any) -> None:
+    """A mixture."""
+    if not hasattr(params, "structure") or not hasattr(params, "means"):
+        raise ValueError(f"params must be a GMMParams; got {type(params).__name__}. Build one with GMMParams.from_moments.")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
@@ -192,35 +206,41 @@ def check_gamma(gamma: ArrayLike, n_samples: int, n_components: int) -> np.ndarr
     gamma = check_array("gamma", gamma)
     if gamma.shape != (n_samples, n_components):
         raise ValueError(f"gamma must have shape ({n_samples}, {n_components}), samples by components; got {gamma.shape}.")
+    if not is_traced(gamma):
+        values = np.asarray(gamma)
+        if not (np.isfinite(values).all() and (values >= 0).all() and values.any()):
+            raise ValueError("gamma must hold finite responsibilities, zero or more, and not all zero.")
     return gamma
 
 
-def check_labels(labels: ArrayLike, n_samples: int, n_components: int) -> np.ndarray | jax.Array:
+def check_labels(name: str, labels: ArrayLike, n_samples: int, n_components: int) -> np.ndarray | jax.Array:
     """0-based integer labels of shape (N,)."""
-    labels = check_array("init", labels)
+    labels = check_array(name, labels)
     if labels.shape != (n_samples,) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(
-            f"init as labels must be integers of shape ({n_samples},); got {labels.dtype} of shape {labels.shape}. "
+            f"{name} as labels must be integers of shape ({n_samples},); got {labels.dtype} of shape {labels.shape}. "
             f"Responsibilities have shape ({n_samples}, {n_components})."
         )
     if not is_traced(labels) and (np.asarray(labels).min() < 0 or np.asarray(labels).max() >= n_components):
         values = np.asarray(labels)
         raise ValueError(
-            f"init as labels must count from 0 to n_components - 1 = {n_components - 1}; got {values.min()} to {values.max()}."
+            f"{name} as labels must count from 0 to n_components - 1 = {n_components - 1}; "
+            f"got {values.min()} to {values.max()}."
         )
     return labels
 
 
-def check_init(init: ArrayLike, n_samples: int, n_components: int) -> np.ndarray | jax.Array:
+def check_init(name: str, init: ArrayLike, n_samples: int, n_components: int) -> np.ndarray | jax.Array:
     """Labels (N,) or responsibilities (N, K) to start from."""
-    given = check_array("init", init)
+    given = check_array(name, init)
     if given.ndim == 1:
-        return check_labels(given, n_samples, n_components)
+        return check_labels(name, given, n_samples, n_components)
     return check_gamma(given, n_samples, n_components)
 
 
 def check_start(params: Any, n_components: int, n_features: int) -> None:
     """A mixture that fits X and n_components."""
+    check_params(params)
     shape = (params.n_components, params.n_features)
     if shape != (n_components, n_features):
         raise ValueError(

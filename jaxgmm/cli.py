@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from jaxgmm import tables
+
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
@@ -20,16 +22,12 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Gaussian mixtures by expectation-maximisation.")
 
-MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]
-
 File = Annotated[Path, typer.Argument(help="CSV or Parquet file, one sample a row.")]
 Model = Annotated[Path, typer.Argument(help="A model that `fit --output` wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Seed = Annotated[int, typer.Option(help="Seed of the random key.")]
+Seed = Annotated[int, typer.Option(help="Seed of the random key.", min=0, max=2**32 - 1)]
 
-
-class BadInput(Exception):
-    """One line that says what is wrong with the input and what to do."""
+PLOT_SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
 
 def main() -> NoReturn:
@@ -46,7 +44,7 @@ def main() -> NoReturn:
     except typer.TyperException as error:
         message = getattr(error, "format_message", lambda: str(error))()
         code = _complain(f"{message} Try 'jaxgmm --help'.", 2) if message else 2
-    except (BadInput, ValueError, OSError) as error:
+    except (tables.BadInput, ValueError, OSError) as error:
         code = _complain(" ".join(str(error).split()), 2)
     sys.exit(code or 0)
 
@@ -76,10 +74,16 @@ def fit(
     counts = _component_range(components)
     for path in (output, labels, plot):
         if path is not None and not path.resolve().parent.is_dir():
-            raise BadInput(f"{path}: the folder {path.resolve().parent} does not exist. Make it, or write elsewhere.")
-    table = _read_table(file)
-    names = _choose_columns(table, columns)
-    X, complete = _numbers(table, names, file)
+            raise tables.BadInput(f"{path}: the folder {path.resolve().parent} does not exist. Make it, or write elsewhere.")
+        if path is not None and path.is_dir():
+            raise tables.BadInput(f"{path} is a folder. Name a file in it.")
+    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise tables.BadInput(f"{plot}: a picture ends in one of {', '.join(PLOT_SUFFIXES)}.")
+    table = tables.read_table(file)
+    names = tables.choose_columns(table, columns)
+    X, complete = tables.numbers(table, names, file)
+    if counts[-1] > len(X):
+        raise tables.BadInput(f"--components {components} asks for more components than there are complete rows, {len(X)}.")
     _start_jax()
 
     import jax
@@ -126,11 +130,12 @@ def fit(
         f"{len(X)} of {table.height} rows, {len(names)} features, {covariance_type} covariance, {restarts} restarts\n"
         f"log-likelihood {best.log_likelihood:.4f} nats, BIC {best.bic:.2f} (smaller is better)",
         highlight=False,
+        markup=False,
     )
-    console.print(f"Status: {result.message}", highlight=False)
+    console.print(f"Status: {result.message}", highlight=False, markup=False)
     for path in (output, labels, plot):
         if path is not None:
-            console.print(f"wrote {path}", highlight=False)
+            console.print(f"wrote {path}", highlight=False, markup=False)
 
 
 @app.command()
@@ -145,8 +150,8 @@ def predict(
     Example: jaxgmm predict model.safetensors faithful.csv --output labels.csv
     """
     params, names = _load(model)
-    table = _read_table(file)
-    X, complete = _numbers(table, _require(table, names, "the model was fitted to"), file)
+    table = tables.read_table(file)
+    X, complete = tables.numbers(table, tables.require(table, names, "the model was fitted to"), file)
     frame = _label_frame(params, X, complete)
     _emit(frame, output, as_json)
 
@@ -154,7 +159,7 @@ def predict(
 @app.command()
 def sample(
     model: Model,
-    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 100,
+    n: Annotated[int, typer.Option("-n", help="How many samples.", min=1, max=10**8)] = 100,
     seed: Seed = 0,
     output: Annotated[Path | None, typer.Option(help="Write to this CSV file instead of the terminal.")] = None,
     as_json: Json = False,
@@ -172,7 +177,10 @@ def sample(
     import jaxgmm
 
     X, label = jaxgmm.sample(jax.random.key(seed), params, n)
-    frame = pl.DataFrame(np.asarray(X), schema=names).with_columns(component=pl.Series(np.asarray(label)))
+    heading = "component"
+    while heading in names:
+        heading += "_"
+    frame = pl.DataFrame(np.asarray(X), schema=names).with_columns(pl.Series(heading, np.asarray(label)))
     _emit(frame, output, as_json)
 
 
@@ -194,9 +202,9 @@ def show(model: Model, as_json: Json = False) -> None:
     console = Console()
     console.print(_component_table(params, names, None))
     about = ", ".join(f"{key} {header[key]}" for key in ("structure", "log_likelihood", "bic", "n_samples") if key in header)
-    console.print(about, highlight=False)
+    console.print(about, highlight=False, markup=False)
     if "status" in header:
-        console.print(f"Status: {header['status']}", highlight=False)
+        console.print(f"Status: {header['status']}", highlight=False, markup=False)
 
 
 class Tried:
@@ -238,73 +246,8 @@ def _component_range(text: str) -> list[int]:
     except ValueError:
         numbers = []
     if len(numbers) not in (1, 2) or numbers[0] < 1 or numbers[-1] < numbers[0]:
-        raise BadInput(f"--components must be a number such as 3 or a range such as 1:9; got {text!r}.")
+        raise tables.BadInput(f"--components must be a number such as 3 or a range such as 1:9; got {text!r}.")
     return list(range(numbers[0], numbers[-1] + 1))
-
-
-def _read_table(file: Path) -> pl.DataFrame:
-    import polars as pl
-
-    if not file.is_file():
-        raise BadInput(f"{file}: there is no such file.")
-    try:
-        if file.suffix.lower() in (".parquet", ".pq"):
-            table = pl.read_parquet(file)
-        else:
-            separator = "\t" if file.suffix.lower() in (".tsv", ".tab") else ","
-            table = pl.read_csv(file, infer_schema_length=None, null_values=MISSING, separator=separator)
-    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInput(f"{file} cannot be read as a table ({reason}). Give a CSV or Parquet file with a header line.") from None
-    if table.is_empty():
-        raise BadInput(f"{file} has no rows below its header line.")
-    return table
-
-
-def _is_numeric(table: pl.DataFrame, name: str) -> bool:
-    return table.schema[name].is_numeric() and table[name].null_count() < table.height
-
-
-def _require(table: pl.DataFrame, names: list[str], what: str) -> list[str]:
-    """``names``, each a numeric column of the table."""
-    import difflib
-
-    for name in names:
-        if name not in table.columns:
-            near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.0)[0]
-            raise BadInput(
-                f"there is no column {name!r}, which {what}. Did you mean {near!r}? Columns: {', '.join(table.columns)}."
-            )
-        if not _is_numeric(table, name):
-            raise BadInput(f"column {name!r} is not numeric ({table.schema[name]}). Convert it, or leave it out.")
-    return names
-
-
-def _choose_columns(table: pl.DataFrame, columns: str | None) -> list[str]:
-    if columns is not None:
-        return _require(table, [c.strip() for c in columns.split(",") if c.strip()], "--columns asks for")
-    names = [name for name in table.columns if _is_numeric(table, name)]
-    left_out = [name for name in table.columns if name not in names]
-    if not names:
-        raise BadInput(f"no column is numeric; the columns are {', '.join(table.columns)}. Is there a header line?")
-    if left_out:
-        _note(f"left out {len(left_out)} column{'s' * (len(left_out) > 1)} not numeric: {', '.join(left_out)}")
-    return names
-
-
-def _numbers(table: pl.DataFrame, names: list[str], file: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The complete rows as float64, and which rows they are."""
-    import numpy as np
-    import polars as pl
-
-    X = table.select(pl.col(names).cast(pl.Float64)).to_numpy()
-    complete = np.isfinite(X).all(axis=1)
-    missing = int((~complete).sum())
-    if missing == len(X):
-        raise BadInput(f"{file}: every row lacks a value in {', '.join(names)}. Choose other --columns.")
-    if missing:
-        _note(f"left out {missing} of {len(X)} rows with missing or infinite values")
-    return X[complete] if missing else X, complete
 
 
 def _label_frame(params: GMMParams, X: np.ndarray, complete: np.ndarray) -> pl.DataFrame:
@@ -368,6 +311,7 @@ def _component_table(params: GMMParams, names: list[str], sizes: list[int] | Non
     """Components by falling weight: mean and, in brackets, standard deviation of each feature."""
     import numpy as np
     from rich.table import Table
+    from rich.text import Text
 
     from jaxgmm.params import covariances
 
@@ -375,15 +319,11 @@ def _component_table(params: GMMParams, names: list[str], sizes: list[int] | Non
     means, weights = np.asarray(params.means), np.asarray(params.weights)
     table = Table(title="Components: mean (standard deviation)", title_justify="left")
     for heading in ("component", "weight", *(["rows"] if sizes else []), *names):
-        table.add_column(heading, justify="right")
+        table.add_column(Text(heading), justify="right")
     for k in np.argsort(-weights, kind="stable"):
         cells = [f"{m:.5g} ({s:.3g})" for m, s in zip(means[k], deviation[k], strict=True)]
         table.add_row(str(k), f"{weights[k]:.4f}", *([str(sizes[k])] if sizes else []), *cells)
     return table
-
-
-def _note(text: str) -> None:
-    print(f"jaxgmm: {text}", file=sys.stderr)
 
 
 def _start_jax() -> None:

@@ -38,6 +38,7 @@ def bayes(weights: Float[Array, " K"], log_density: Float[Array, "K B"]) -> tupl
     weight from overflowing and is never reached by another.
     """
     largest = lax.stop_gradient(jnp.max(log_density + jnp.log(weights)[:, None], axis=0))
+    largest = jnp.where(largest == -jnp.inf, 0, largest)  # beyond the range of the dtype: ln p(x) is -inf, not NaN
     cap = jnp.log(jnp.finfo(log_density.dtype).max) - 1
     density = jnp.exp(jnp.minimum(log_density - largest[None], cap))
     joint = weights[:, None] * density
@@ -61,7 +62,8 @@ def e_step(params: GMMParams, X: ArrayLike) -> tuple[Array, Array]:
       X: (N, D) samples, in the units of ``params.means``.
 
     Returns:
-      gamma (N, K), rows of sum one, and ln p(x_n) (N,) in nats. A row of X holding NaN gives NaN.
+      gamma (N, K), rows of sum one, and ln p(x_n) (N,) in nats. A row of X holding NaN gives NaN; for a sample so far that
+      its density underflows the logarithm, too, ln p(x_n) is -inf and gamma NaN.
 
     Raises:
       ValueError: X is not numeric, not two-dimensional, or has another D than ``params``.
@@ -203,6 +205,8 @@ def statistics(
     """
     X = checks.check_samples(X, params.n_features)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
+    if block_size is not None:
+        block_size = checks.check_int("block_size", block_size, 1)
     return collect(params, X, sample_weight, centre, block_size=block_size)
 
 
@@ -235,6 +239,7 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
     >>> bool(jaxgmm.log_likelihood(one_turn, X) > jaxgmm.log_likelihood(params, X))
     True
     """
+    covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
     structure, count = params.structure, stats.count
     shift = divide_or_keep(stats.first, count, jnp.zeros_like(stats.first))
     means = params.means + shift  # eq. (7): the mean of x is the mean of x - mu, moved

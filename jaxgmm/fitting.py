@@ -61,7 +61,8 @@ def fit_from(
     Args:
       params: the start; its structure is that of the fit.
       X: (N, D) samples, in the units of ``params.means``. The dtype of X is that of the result.
-      sample_weight: (N,) weights: zero is absent, two is seen twice.
+      sample_weight: (N,) weights: zero is absent, two is seen twice. They count as samples when a component is judged
+        degenerate, so scale weights of another kind to mean one.
       tol: stop when a step gains no more than this many nats per unit of sample weight. Zero: run all ``max_iter`` passes.
       max_iter: passes over X after the one that evaluates the start.
       covariance_floor: least variance in any direction. A number is relative to the variance of each feature within the
@@ -84,6 +85,7 @@ def fit_from(
     >>> bool(result.log_likelihood >= jaxgmm.log_likelihood(start, X))
     True
     """
+    checks.check_params(params)
     X = checks.check_samples(X, params.n_features)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
@@ -123,7 +125,8 @@ def fit(
       covariance_type: "full", "tied", "diag" or "spherical".
       n_restarts: R, starts from different keys; a given start implies one.
       init: a method of ``initialise`` by name, (N,) labels counted from 0, or (N, K) responsibilities.
-      sample_weight: (N,) weights: zero is absent, two is seen twice.
+      sample_weight: (N,) weights: zero is absent, two is seen twice. They count as samples when a component is judged
+        degenerate, so scale weights of another kind to mean one.
       tol, max_iter, covariance_floor, accelerate, trace: see ``fit_from``.
       params: a mixture to start from, instead of ``init``; its structure is that of the fit.
       callback: called with a ``Progress`` after each round, on the host.
@@ -145,10 +148,7 @@ def fit(
     X = checks.check_samples(X)
     n_samples = X.shape[0]
     sample_weight = checks.check_sample_weight(sample_weight, n_samples)
-    n_present = n_samples
-    if sample_weight is not None and not checks.is_traced(sample_weight):
-        n_present = int(np.count_nonzero(sample_weight))
-    n_components = checks.check_n_components(n_components, n_present)
+    n_components = checks.check_n_components(n_components, checks.n_present(sample_weight, n_samples))
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     structure = get_structure(covariance_type)
     if params is not None:
@@ -157,13 +157,13 @@ def fit(
     elif isinstance(init, str):
         checks.check_choice("init", init, METHODS)
     else:
-        init = checks.check_init(init, n_samples, n_components)
+        init = checks.check_init("init", init, n_samples, n_components)
     given = params is not None or not isinstance(init, str)
     options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
     traced = checks.is_traced(key, X, sample_weight, params, init, tol, max_iter, covariance_floor)
 
     offset = None
-    if not traced:
+    if not checks.is_traced(X, sample_weight):
         dtype = float_dtype(X)
         host = np.asarray(X)
         present = slice(None) if sample_weight is None else np.asarray(sample_weight) > 0

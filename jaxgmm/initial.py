@@ -88,13 +88,13 @@ def initialise(
     """
     key = checks.check_key(key)
     X = checks.check_samples(X)
-    n_components = checks.check_n_components(n_components, X.shape[0])
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
+    n_components = checks.check_n_components(n_components, checks.n_present(sample_weight, X.shape[0]))
     structure = get_structure(covariance_type)
     if isinstance(method, str):
-        name, given = checks.check_choice("init", method, METHODS), None
+        name, given = checks.check_choice("method", method, METHODS), None
     else:
-        name, given = "given", checks.check_init(method, X.shape[0], n_components)
+        name, given = "given", checks.check_init("method", method, X.shape[0], n_components)
     return _initialise(key, X, sample_weight, given, name, n_components, structure)
 
 
@@ -163,7 +163,6 @@ def kmeans(
         again = again & (turn + 1 < OUTLIER_ROUNDS)
         return turn + 1, jnp.where(again, rest, kept), frame, centres, again
 
-    n_features = X.shape[1]
     n_features, dtype = X.shape[1], weight.dtype
     nothing = Frame(jnp.zeros(n_features, dtype), *(jnp.zeros((n_features, n_features), dtype) for _ in range(2)))
     start = (jnp.zeros((), jnp.int32), weight, nothing, jnp.zeros((n_components, n_features), dtype), jnp.ones((), bool))

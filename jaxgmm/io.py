@@ -29,6 +29,7 @@ def save(path: str | PathLike[str], params: GMMParams, metadata: Mapping[str, st
       metadata: further text for the header, such as the names of the features.
 
     Raises:
+      OSError: the file cannot be written.
       ValueError: ``metadata`` uses a name of the format itself, or holds what is not text.
 
     Source: the safetensors format, version 1 of the keys ``format``, ``version``, ``structure``.
@@ -45,7 +46,10 @@ def save(path: str | PathLike[str], params: GMMParams, metadata: Mapping[str, st
     if header.keys() & extra.keys() or not all(isinstance(v, str) for pair in extra.items() for v in pair):
         raise ValueError(f"metadata must map text to text, without the names {sorted(header)}; got {extra}.")
     tensors = {name: np.ascontiguousarray(getattr(params, name)) for name in FIELDS}
-    save_file(tensors, path, metadata=extra | header)
+    try:
+        save_file(tensors, path, metadata=extra | header)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error}).") from None
 
 
 def load(path: str | PathLike[str]) -> GMMParams:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -93,7 +92,7 @@ def problem(lane: Lane, samples: Samples, accelerate: str | None) -> loop.Proble
     return loop.Problem(
         lambda params: expect(params, samples, lane.centre),
         maximise,
-        lambda sums: objective(sums, samples.X.shape[0]),
+        objective,
         accelerator,
     )
 
@@ -104,12 +103,12 @@ def expect(params: GMMParams, samples: Samples, centre: Float[Array, " D"]) -> S
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 
 
-def objective(sums: Statistics, n_samples: int) -> loop.Objective:
+def objective(sums: Statistics) -> loop.Objective:
     """The log-likelihood, and what rounding of the log densities can do to it per unit weight."""
     n_features, eps = sums.first.shape[-1], jnp.finfo(sums.weight.dtype).eps
     rounding = eps * (n_features + jnp.abs(sums.log_likelihood / sums.weight))
     # A fall is judged as if all samples erred the same way, noise as if they erred independently.
-    noise = NOISE * rounding / math.sqrt(n_samples)
+    noise = NOISE * rounding / jnp.sqrt(jnp.maximum(sums.weight, 1))
     return loop.Objective(sums.log_likelihood, sums.lost, sums.weight, RESOLUTION * rounding, noise)
 
 

@@ -26,8 +26,7 @@ class Status(enum.IntEnum):
 
 
 ADVICE = {
-    Status.ITERATION_LIMIT: "the log-likelihood was still rising after {n_iter} iterations. "
-    "Raise max_iter, raise tol, or pass accelerate='squarem'.",
+    Status.ITERATION_LIMIT: "not converged after {n_iter} iterations. Raise max_iter, raise tol, or pass accelerate='squarem'.",
     Status.CONVERGED: "converged after {n_iter} iterations.",
     Status.DECREASED: "the log-likelihood fell by more than rounding explains at iteration {n_iter}; the better parameters "
     "were kept. Scale the features alike, use float64, or raise covariance_floor.",
@@ -52,6 +51,10 @@ class Objective(NamedTuple):
     weight: Array  # (), total weight of the samples
     resolution: Array  # (), per unit weight: a fall of less may be rounding
     noise: Array  # (), per unit weight: typical rounding error of a gain
+
+
+PATIENCE = 200
+"""Most passes without a new best, however small the tolerance is beside the noise of a gain."""
 
 
 class Carry(NamedTuple):
@@ -137,7 +140,8 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
 
     Where ``tol`` is below the noise of a gain, single gains say nothing: float32 on a plateau would stop at the first that
     happens to be negative. Such a lane walks on, through falls within rounding, until no new best has come for so many
-    passes that a gain of ``tol`` in each would have shown above the noise; the drift adds up and the noise does not.
+    passes that a gain of ``tol`` in each would have shown above the noise (at most ``PATIENCE``); the drift adds up and the
+    noise does not.
     """
     limit = carry.n_iter + jnp.asarray(passes, jnp.int32)
 
@@ -160,7 +164,8 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
         judged = proposal.plain & (jnp.asarray(tol) > 0) & ((carry.n_iter > 0) | (gain >= 0))
         noisy = jnp.asarray(tol) < new.noise
         fell = gain < -new.resolution
-        settled = jnp.where(noisy, (n_iter - best_at).astype(gain.dtype) * tol >= new.noise, gain <= tol)
+        waited = (n_iter - best_at).astype(gain.dtype)
+        settled = jnp.where(noisy, (waited * tol >= new.noise) | (waited >= PATIENCE), gain <= tol)
         status = jnp.select(
             [proposal.plain & ~finite, judged & fell, judged & settled],
             [Status.NONFINITE, Status.DECREASED, Status.CONVERGED],

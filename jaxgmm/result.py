@@ -46,5 +46,9 @@ class FitResult(NamedTuple):
 
     @property
     def message(self) -> str:
-        """The status as a sentence that says what to do."""
+        """The status as a sentence that says what to do; of a batch, take one lane first."""
+        if self.status.ndim:
+            raise ValueError(
+                f"this is a batch of {self.status.shape} results; take one with jax.tree.map(lambda x: x[i], result)."
+            )
         return loop.advice(int(self.status), int(self.n_iter))

@@ -146,7 +146,7 @@ BAD = {
     "column of text": (["fit", "words.csv", "--columns", "w"], "column 'w' is not numeric"),
     "components": (["fit", "numbers.csv", "--components", "9:1"], "--components must be a number"),
     "components text": (["fit", "numbers.csv", "--components", "three"], "--components must be a number"),
-    "too many components": (["fit", "numbers.csv", "--components", "7"], "n_components=7"),
+    "too many components": (["fit", "numbers.csv", "--components", "7"], "more components than there are complete rows, 3"),
     "covariance": (["fit", "numbers.csv", "--components", "1", "--covariance-type", "fll"], "Did you mean 'full'"),
     "restarts": (["fit", "numbers.csv", "--components", "1", "--restarts", "0"], "n_restarts must be at least 1"),
     "folder": (["fit", "numbers.csv", "--output", "nowhere/m.safetensors"], "does not exist"),
@@ -155,7 +155,14 @@ BAD = {
     "argument": (["fit"], "Missing argument"),
     "model": (["show", "numbers.csv"], "not a safetensors file"),
     "no model": (["predict", "nothing", "numbers.csv"], "no such file"),
-    "samples": (["sample", "m.safetensors", "-n", "0"], "n must be at least 1"),
+    "samples": (["sample", "m.safetensors", "-n", "0"], "greater than or equal to 1"),
+    "seed": (["fit", "numbers.csv", "--seed", "99999999999999999999"], "less than or equal"),
+    "no header": (["fit", "bare.csv"], "begins with numbers"),
+    "semicolons": (["fit", "semicolons.csv"], "separated by commas"),
+    "columns twice": (["fit", "numbers.csv", "--columns", "a,a"], "must name different columns"),
+    "output is a folder": (["fit", "numbers.csv", "--output", "."], "is a folder"),
+    "picture without a suffix": (["fit", "numbers.csv", "--plot", "fit"], "a picture ends in"),
+    "a folder": (["fit", "."], "is a folder"),
     "features": (["predict", "m.safetensors", "numbers.csv"], "no column 'x0'"),
 }
 
@@ -163,6 +170,8 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_code_two(case, run, tmp_path):
     (tmp_path / "empty.csv").write_text("a,b\n")
+    (tmp_path / "bare.csv").write_text("1,2\n3,4\n")
+    (tmp_path / "semicolons.csv").write_text("a;b\n1;2\n")
     (tmp_path / "blank.csv").write_text("")
     (tmp_path / "words.csv").write_text("v,w\nx,y\nz,t\n")
     (tmp_path / "numbers.csv").write_text("a,b\n1,2\n3,4\n5,7\n")

@@ -16,7 +16,7 @@ FLOORS = {
     3: ["em"],
     4: ["initial", "lanes", "density", "criteria"],
     5: ["fitting"],
-    7: ["io", "plotting"],
+    7: ["io", "plotting", "tables"],
     8: ["cli"],
 }
 # Within a floor, who may be seen by whom.

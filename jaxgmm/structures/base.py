@@ -17,14 +17,15 @@ from typing import ClassVar, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from jaxgmm.numerics import apply_if, contract
 
 T = TypeVar("T")
 
 ROUNDING_FLOOR = 8
-"""Least eigenvalue in roundings of the largest, times D: below it a Cholesky factor exists only by luck."""
+"""Least variance in any direction, in roundings of each feature's variance, times D: below it a Cholesky factor exists only by
+luck."""
 
 
 class Whitener(NamedTuple):
@@ -125,6 +126,7 @@ class Dense(Structure):
         return jnp.linalg.cholesky(cov)
 
     def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
+        # What is not finite is left alone, for the status to tell of it; no floor means no bound.
         wanted = jnp.any(each(_binds, cov, floor)) & jnp.all(floor > 0) & jnp.all(jnp.isfinite(cov))
         return apply_if(wanted, lambda cov: each(_clip, cov, floor), cov)
 
@@ -178,20 +180,24 @@ def least_relative_eigenvalue(cov: Float[Array, "D D"], pooled: Float[Array, "D 
     return jnp.linalg.eigvalsh(contract("ij,jk,lk->il", inverse, cov, inverse))[0]
 
 
-def _binds(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Array:
+def _binds(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Bool[Array, ""]:
     """Is Sigma - diag(floor) not positive definite? One Cholesky factor, far cheaper than eigenvalues."""
-    least = floor + _rounding(cov) * jnp.diagonal(cov)
-    return jnp.isnan(jnp.linalg.cholesky(cov - jnp.diag(least))).any()
+    return jnp.isnan(jnp.linalg.cholesky(cov - jnp.diag(_bound(cov, floor)))).any()
 
 
 def _clip(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, "D D"]:
-    """Raise the eigenvalues of ``cov``, in units of the floor, to at least one."""
-    unit = jnp.sqrt(floor)
+    """Where the bound binds, raise the eigenvalues of ``cov``, in units of the bound, to one."""
+    unit = jnp.sqrt(_bound(cov, floor))
     scale = unit[:, None] * unit[None, :]
     values, vectors = jnp.linalg.eigh(cov / scale)
-    raised = jnp.maximum(values, jnp.maximum(1, _rounding(cov) * values[-1]))
-    half = vectors * jnp.sqrt(raised)[None, :]
-    return scale * contract("ij,kj->ik", half, half)
+    half = vectors * jnp.sqrt(jnp.maximum(values, 1))[None, :]
+    return jnp.where(_binds(cov, floor), scale * contract("ij,kj->ik", half, half), cov)
+
+
+def _bound(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, " D"]:
+    """The floor, or what rounding needs of each feature's variance where that is more."""
+    rounding = ROUNDING_FLOOR * cov.shape[-1] * float(jnp.finfo(cov.dtype).eps)
+    return jnp.maximum(floor, rounding * jnp.diagonal(cov))
 
 
 def _log_cholesky(cov: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[Array, "D D"]:
@@ -202,7 +208,3 @@ def _log_cholesky(cov: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[A
 def _exp_cholesky(free: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[Array, "D D"]:
     root = (jnp.tril(free, -1) + jnp.diag(jnp.exp(jnp.diagonal(free)))) * unit[:, None]
     return contract("ij,kj->ik", root, root)
-
-
-def _rounding(cov: Array) -> float:
-    return ROUNDING_FLOOR * cov.shape[-1] * float(jnp.finfo(cov.dtype).eps)

@@ -1,0 +1,98 @@
+"""Tables as arrays: read CSV and Parquet, choose numeric columns, keep complete rows."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]
+
+
+class BadInput(Exception):
+    """One line that says what is wrong with the input and what to do."""
+
+
+def read_table(file: Path) -> pl.DataFrame:
+    """A CSV (or, by its suffix, tab-separated) or Parquet file with a header line and at least one row."""
+    if not file.is_file():
+        raise BadInput(f"{file} is a folder." if file.is_dir() else f"{file}: there is no such file.")
+    try:
+        if file.suffix.lower() in (".parquet", ".pq"):
+            table = pl.read_parquet(file)
+        else:
+            separator = "\t" if file.suffix.lower() in (".tsv", ".tab") else ","
+            table = pl.read_csv(file, infer_schema_length=None, null_values=MISSING, separator=separator)
+    except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInput(f"{file} cannot be read as a table ({reason}). Give a CSV or Parquet file with a header line.") from None
+    if all(_is_number(name) for name in table.columns):
+        raise BadInput(
+            f"{file} begins with numbers, {', '.join(table.columns[:4])}. Add a header line with the columns' names."
+        )
+    if table.is_empty():
+        raise BadInput(f"{file} has no rows below its header line.")
+    return table
+
+
+def choose_columns(table: pl.DataFrame, columns: str | None) -> list[str]:
+    """The named columns, or all numeric ones; what is left out is reported."""
+    if columns is not None:
+        chosen = [c.strip() for c in columns.split(",") if c.strip()]
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise BadInput(f"--columns must name different columns, separated by commas; got {columns!r}.")
+        return require(table, chosen, "--columns asks for")
+    names = [name for name in table.columns if _is_numeric(table, name)]
+    left_out = [name for name in table.columns if name not in names]
+    if not names:
+        raise BadInput(
+            f"no column is numeric; the columns are {', '.join(table.columns)}. "
+            "Are they separated by commas, in UTF-8, under a header line?"
+        )
+    if left_out:
+        note(f"left out {len(left_out)} column{'s' * (len(left_out) > 1)} not numeric: {', '.join(left_out)}")
+    return names
+
+
+def require(table: pl.DataFrame, names: list[str], what: str) -> list[str]:
+    """``names``, each a numeric column of the table."""
+    for name in names:
+        if name not in table.columns:
+            near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.0)[0]
+            raise BadInput(
+                f"there is no column {name!r}, which {what}. Did you mean {near!r}? Columns: {', '.join(table.columns)}."
+            )
+        if not _is_numeric(table, name):
+            raise BadInput(f"column {name!r} is not numeric ({table.schema[name]}). Convert it, or leave it out.")
+    return names
+
+
+def numbers(table: pl.DataFrame, names: list[str], file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The complete rows as float64, and which rows they are."""
+    X = table.select(pl.col(names).cast(pl.Float64)).to_numpy()
+    complete = np.isfinite(X).all(axis=1)
+    missing = int((~complete).sum())
+    if missing == len(X):
+        raise BadInput(f"{file}: every row lacks a value in {', '.join(names)}. Choose other --columns.")
+    if missing:
+        note(f"left out {missing} of {len(X)} rows with missing or infinite values")
+    return X[complete] if missing else X, complete
+
+
+def _is_numeric(table: pl.DataFrame, name: str) -> bool:
+    return table.schema[name].is_numeric() and table[name].null_count() < table.height
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def note(text: str) -> None:
+    print(f"jaxgmm: {text}", file=sys.stderr)
