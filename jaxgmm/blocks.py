@@ -8,7 +8,7 @@ these get weight zero.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +35,7 @@ def fold(
     sample_weight: Array | None,
     size: int,
     dtype: jnp.dtype,
+    *closed_over: Any,
 ) -> tuple[T, T]:
     """Sum ``step(*blocks, weight)`` over the blocks of ``samples``, compensated.
 
@@ -45,6 +46,7 @@ def fold(
         a NaN in it is absent, too.
       size: B, samples a block.
       dtype: of the blocks and of the weights.
+      closed_over: arrays that ``step`` depends on besides.
 
     Returns:
       The sums, and what rounding lost in each of them.
@@ -63,10 +65,8 @@ def fold(
 
     first = [jax.ShapeDtypeStruct((*a.shape[1:], size), dtype) for a in samples]
     shapes = jax.eval_shape(step, *first, jax.ShapeDtypeStruct((size,), dtype))
-    # Not plain zeros: under shard_map the carry must vary over the same mesh axes as the samples do.
-    corner = samples[0][(0,) * samples[0].ndim]
-    zero = 0 * (corner.astype(dtype) > 0).astype(dtype)
-    zeros = jax.tree.map(lambda s: jnp.broadcast_to(zero, s.shape), shapes)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    zeros = numerics.varying_with(zeros, samples, sample_weight, closed_over)
     n_blocks = -(-n_samples // size)
     return lax.scan(body, (zeros, zeros), jnp.arange(n_blocks, dtype=jnp.int32))[0]
 

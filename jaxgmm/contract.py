@@ -74,7 +74,7 @@ def moments(
 
     dtype = means.dtype
     size = block_size or blocks.block_size(samples[0].shape[0], n_components * n_features, dtype.itemsize)
-    sums, lost = blocks.fold(step, samples, sample_weight, min(size, samples[0].shape[0]), dtype)
+    sums, lost = blocks.fold(step, samples, sample_weight, min(size, samples[0].shape[0]), dtype, means)
     (weight, count, first, second, log_px), (weight_lost, *lost_moments, log_px_lost) = sums, lost
     log_likelihood, log_likelihood_lost = sum_compensated(log_px, log_px_lost)
     count, first, second = jax.tree.map(jnp.add, (count, first, second), tuple(lost_moments))

@@ -84,4 +84,4 @@ def _log_certainty(params: GMMParams, X: Array, sample_weight: Array | None) -> 
         return jnp.where(weight > 0, weight * jnp.log(certainty), 0)
 
     size = blocks.block_size(X.shape[0], params.means.size, params.means.dtype.itemsize)
-    return sum_compensated(*blocks.fold(block, (X,), sample_weight, size, params.means.dtype))[0]
+    return sum_compensated(*blocks.fold(block, (X,), sample_weight, size, params.means.dtype, params))[0]

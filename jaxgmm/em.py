@@ -171,7 +171,7 @@ def _log_likelihood(params: GMMParams, X: Shaped[Array, "N D"], sample_weight: S
         return jnp.where(weight > 0, weight * posterior(deviations(params.means, x))[1], 0)
 
     size = blocks.block_size(X.shape[0], params.means.size, params.means.dtype.itemsize)
-    return sum_compensated(*blocks.fold(block, (X,), sample_weight, size, params.means.dtype))[0]
+    return sum_compensated(*blocks.fold(block, (X,), sample_weight, size, params.means.dtype, params))[0]
 
 
 def statistics(

@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer, Shaped
 from jaxgmm import blocks, checks, loop
 from jaxgmm.contract import moments
 from jaxgmm.em import maximise
-from jaxgmm.numerics import contract, float_dtype
+from jaxgmm.numerics import contract, float_dtype, varying_with
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure, get_structure
 from jaxgmm.structures.base import inverse_root
@@ -166,6 +166,7 @@ def kmeans(
     n_features, dtype = X.shape[1], weight.dtype
     nothing = Frame(jnp.zeros(n_features, dtype), *(jnp.zeros((n_features, n_features), dtype) for _ in range(2)))
     start = (jnp.zeros((), jnp.int32), weight, nothing, jnp.zeros((n_components, n_features), dtype), jnp.ones((), bool))
+    start = varying_with(start, X, weight, jax.random.uniform(key, (), dtype))
     _, kept, frame, centres, _ = lax.while_loop(lambda carry: carry[-1], search, start)
     about = alike(frame.mean, frame.cov, n_components, structure)
     about = replace(about, means=frame.mean[None] + frame.unwhite(centres))
@@ -189,7 +190,7 @@ def random_from_data(
         return carry.at[index].set(0), index
 
     uniforms = jax.random.uniform(key, (n_components,), weight.dtype)
-    _, index = lax.scan(pick, weight, uniforms)
+    _, index = lax.scan(pick, varying_with(weight, uniforms), uniforms)
     return GMMParams(about.weights, X[index].astype(weight.dtype), about.cov, structure)
 
 
@@ -277,7 +278,8 @@ def seeds(
         return jnp.minimum(nearest, distance_to(seed)), seed
 
     is_first = jnp.arange(n_components) == 0
-    return lax.scan(pick, jnp.full_like(weight, jnp.inf), (uniforms, is_first))[1]
+    start = varying_with(jnp.full_like(weight, jnp.inf), X, weight, uniforms)
+    return lax.scan(pick, start, (uniforms, is_first))[1]
 
 
 class ClusterSums(NamedTuple):
@@ -301,7 +303,7 @@ def lloyd_passes(
             first = contract("kb,db->kd", member, z)
             return ClusterSums(jnp.sum(member, axis=1), first, jnp.sum(weight * jnp.min(square, axis=0)), jnp.sum(weight))
 
-        return blocks.fold(step, (X,), weight, size, weight.dtype)[0]
+        return blocks.fold(step, (X,), weight, size, weight.dtype, centres)[0]
 
     def maximise(centres: Float[Array, "K D"], sums: ClusterSums) -> Float[Array, "K D"]:
         empty = sums.n_k[:, None] <= 0

@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxgmm.numerics import varying_with
+
 
 class Status(enum.IntEnum):
     """How a lane ended. On the device it is an integer; ``advice`` turns it into a sentence."""
@@ -128,7 +130,8 @@ def hold(problem: Problem, state: Any, sums: Any, trace: int = 0) -> Carry:
     record = _record(jnp.full((trace,), jnp.nan, start.value.dtype), 0, start.value)
     status = jnp.where(jnp.isfinite(start.value), Status.ITERATION_LIMIT, Status.NONFINITE).astype(jnp.int32)
     zero = jnp.zeros_like(status)
-    return Carry(state, sums, problem.accelerator.begin(state), zero, status, (start.value, start.lost), zero, record)
+    carry = Carry(state, sums, problem.accelerator.begin(state), zero, status, (start.value, start.lost), zero, record)
+    return varying_with(carry, state, sums)
 
 
 def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float) -> Carry:

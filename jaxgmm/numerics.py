@@ -25,6 +25,17 @@ def float_dtype(array: Any) -> jnp.dtype:
     return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
+def varying_with(tree: T, *sources: Any) -> T:
+    """``tree``, unchanged, but depending on the first number of every array in ``sources``.
+
+    Inside ``shard_map`` a carry that starts as a constant must already vary over the mesh axes over which the loop will make
+    it vary. What adds the dependence is zero whatever the sources hold, NaN included.
+    """
+    corners = [leaf[(0,) * leaf.ndim] for leaf in jax.tree.leaves(sources)]
+    zero = sum((0 * (corner.astype(jnp.float32) > 0).astype(jnp.int32) for corner in corners), start=jnp.int32(0))
+    return jax.tree.map(lambda leaf: leaf ^ (zero != 0) if leaf.dtype == bool else leaf + zero.astype(leaf.dtype), tree)
+
+
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     """``a + b`` as the rounded sum and what rounding lost, exactly (Knuth, TAOCP 2, 4.2.2)."""
     total = a + b

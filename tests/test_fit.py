@@ -223,6 +223,26 @@ def test_shard_map_on_two_devices_equals_one(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), sharded, single)
 
 
+def test_shard_map_without_a_sum_spreads_restarts_and_data_sets(x64):
+    """Each device its own keys, or its own samples: nothing is summed across them."""
+    mesh = Mesh(np.array(jax.devices()[:2]), ("i",))
+    keys, sets = jax.random.split(KEY, 2), np.stack([random_samples(seed) for seed in (0, 1)])
+
+    def one(key, X):
+        return jaxgmm.fit_from(jaxgmm.initialise(key, X, K), X, max_iter=5)
+
+    for spec in ((P("i"), P()), (P(), P("i")), (P("i"), P("i"))):
+        shapes = tuple(v if s == P("i") else v[:1] for s, v in zip(spec, (keys, sets), strict=True))
+
+        def local(keys, sets):
+            return jax.tree.map(lambda leaf: leaf[None], one(keys[0], sets[0]))
+
+        sharded = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=spec, out_specs=P("i")))(*shapes)
+        for i in range(2):
+            single = one(*(v[i] if s == P("i") else v[0] for s, v in zip(spec, (keys, sets), strict=True)))
+            np.testing.assert_allclose(sharded.log_likelihood[i], single.log_likelihood, rtol=1e-9)
+
+
 def test_forward_mode_goes_through_fit_from(x64):
     """Derivatives of the fitted means along a direction in X, against central differences."""
     X, start = random_samples(), random_mixture("full")

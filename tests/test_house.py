@@ -22,6 +22,7 @@ FLOORS = {
 # Within a floor, who may be seen by whom.
 STEPS = {
     "blocks": {"numerics"},
+    "loop": {"numerics"},
     "contract": {"sums"},
     "result": {"params"},
 }
