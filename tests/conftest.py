@@ -31,3 +31,10 @@ def dtype(request):
     """Both precisions, each under its own setting of x64."""
     with jax.enable_x64(request.param is np.float64):
         yield request.param
+
+
+@pytest.fixture(params=[pytest.param(np.float32, marks=pytest.mark.slow), np.float64], ids=["float32", "float64"])
+def dtype_float32_slow(request):
+    """Both precisions where compiling twice takes minutes: float32 among the slow tests."""
+    with jax.enable_x64(request.param is np.float64):
+        yield request.param

@@ -160,6 +160,7 @@ def test_awkward_input_meets_a_finite_fit(case):
         assert np.isfinite(np.asarray(leaf)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tied", "diag", "spherical"])
 @pytest.mark.parametrize("case", ["copied columns", "all points identical", "one far outlier"])
 def test_hard_cases_for_the_other_structures(name, case):

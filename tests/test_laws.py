@@ -178,7 +178,7 @@ def test_jit_and_vmap_are_the_plain_function(name, x64):
         close(jax.tree.map(lambda leaf, lane=lane: leaf[lane], lanes), one(params), rtol=1e-9, atol=1e-11)
 
 
-def test_nan_in_one_lane_leaves_the_others_bit_equal(name, dtype):
+def test_nan_in_one_lane_leaves_the_others_bit_equal(name):
     X = np.stack([random_samples(seed) for seed in range(4)])
     spoiled = X.copy()
     spoiled[1, 3, 0] = np.nan

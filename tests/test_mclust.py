@@ -12,7 +12,8 @@ MOST = 6  # components; fewer are padded with components of weight zero, so that
 
 @pytest.mark.parametrize("covariance_type", reference.MODELS)
 @pytest.mark.parametrize("name", reference.DATASETS)
-def test_agrees_with_mclust(name, covariance_type, dtype):
+def test_agrees_with_mclust(name, covariance_type, dtype_float32_slow):
+    dtype = dtype_float32_slow
     X = reference.samples(name).astype(dtype)
     n_samples, n_features = X.shape
 
