@@ -33,13 +33,19 @@ class Samples(NamedTuple):
     axis_name: str | None = None  # mesh axis over which the samples are spread
 
 
+class Setting(NamedTuple):
+    """What a run fixes at its start."""
+
+    centre: Array  # (D,) what the means are relative to
+    floor: Array  # (D,) least variance, squared data units
+    unit: Array  # (D,) standard deviation within components
+
+
 class Lane(NamedTuple):
     """A run of EM under way, its means relative to a fixed centre: in float32 an offset would take their digits."""
 
     carry: loop.Carry
-    centre: Array  # (D,)
-    floor: Array  # (D,) least variance, squared data units
-    unit: Array  # (D,) standard deviation within components at the start
+    setting: Setting
 
 
 def begin(params: GMMParams, samples: Samples, covariance_floor: Array, accelerate: str | None, trace: int) -> Lane:
@@ -50,13 +56,13 @@ def begin(params: GMMParams, samples: Samples, covariance_floor: Array, accelera
     sums = expect(params, samples, centre)
     scale = em.absolute_floor(params, sums, jnp.ones((), centre.dtype))
     floor = covariance_floor * scale if covariance_floor.ndim == 0 else covariance_floor
-    lane = Lane(None, centre, floor, jnp.sqrt(scale))  # type: ignore[arg-type]
-    return lane._replace(carry=loop.hold(problem(lane, samples, accelerate), params, sums, trace))
+    setting = Setting(centre, floor, jnp.sqrt(scale))
+    return Lane(loop.hold(problem(setting, samples, accelerate), params, sums, trace), setting)
 
 
 def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate: str | None) -> Lane:
     """Go on for at most ``passes`` passes over X."""
-    return lane._replace(carry=loop.run(problem(lane, samples, accelerate), lane.carry, passes, tol))
+    return lane._replace(carry=loop.run(problem(lane.setting, samples, accelerate), lane.carry, passes, tol))
 
 
 def finish(lane: Lane) -> FitResult:
@@ -66,7 +72,7 @@ def finish(lane: Lane) -> FitResult:
     status = jnp.where(spiky, jnp.int32(Status.DEGENERATE), carry.status)
     log_likelihood = carry.sums.log_likelihood
     lanes = jax.tree.map(lambda leaf: leaf[None], Lanes(log_likelihood, carry.n_iter, status, carry.trace))
-    return FitResult(moved(carry.state, lane.centre), log_likelihood, carry.n_iter, status, carry.trace, lanes)
+    return FitResult(moved(carry.state, lane.setting.centre), log_likelihood, carry.n_iter, status, carry.trace, lanes)
 
 
 def best(results: FitResult) -> FitResult:
@@ -78,19 +84,19 @@ def best(results: FitResult) -> FitResult:
     return winner._replace(lanes=jax.tree.map(lambda leaf: leaf[:, 0], results.lanes))
 
 
-def problem(lane: Lane, samples: Samples, accelerate: str | None) -> loop.Problem:
+def problem(setting: Setting, samples: Samples, accelerate: str | None) -> loop.Problem:
     """The two slots of the loop filled with EM."""
 
     def maximise(params: GMMParams, sums: Statistics) -> GMMParams:
-        return em.maximise(params, sums, covariance_floor=lane.floor)
+        return em.maximise(params, sums, covariance_floor=setting.floor)
 
     def bounded(free: GMMParams) -> GMMParams:
-        params = from_free(free, lane.unit)
-        return replace(params, cov=params.structure.floored(params.cov, lane.floor))
+        params = from_free(free, setting.unit)
+        return replace(params, cov=params.structure.floored(params.cov, setting.floor))
 
-    accelerator = Squarem(lambda params: to_free(params, lane.unit), bounded) if accelerate else loop.PLAIN
+    accelerator = Squarem(lambda params: to_free(params, setting.unit), bounded) if accelerate else loop.PLAIN
     return loop.Problem(
-        lambda params: expect(params, samples, lane.centre),
+        lambda params: expect(params, samples, setting.centre),
         maximise,
         objective,
         accelerator,

@@ -101,7 +101,7 @@ def test_fit_predict_show_and_sample(run, messy, tmp_path):
     assert code == 0
     assert "left out 1 column not numeric: name" in err
     assert "left out 3 of 40 rows" in err
-    assert report["rows"], report["rows_used"] == (40, 37)
+    assert (report["rows"], report["rows_used"]) == (40, 37)
     assert (report["columns"], report["status"], len(report["weights"])) == (["a", "b"], "CONVERGED", 2)
     assert (tmp_path / "fit.png").read_bytes()[:4] == b"\x89PNG"
     labels = pl.read_csv(tmp_path / "labels.csv")

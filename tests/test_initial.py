@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
-from structures import NAMES, random_gamma, random_samples
+from structures import NAMES, random_samples
 
 import jaxgmm
 from jaxgmm import initial
@@ -121,4 +121,4 @@ def test_a_far_sample_owns_neither_whitening_nor_seed():
 def test_random_responsibilities_are_a_distribution(x64):
     start = jaxgmm.initialise(KEY, random_samples(), 3, method="random")
     np.testing.assert_allclose(start.weights.sum(), 1)
-    assert random_gamma().shape == (23, 3)
+    assert (np.asarray(start.weights) > 0).all()
