@@ -38,8 +38,10 @@ def check_array(name: str, value: ArrayLike) -> np.ndarray | jax.Array:
     return value.astype(dtype.newbyteorder("=")) if dtype.byteorder == {"little": ">", "big": "<"}[sys.byteorder] else value
 
 
-def check_samples(X: ArrayLike, n_features: int | None = None) -> np.ndarray | jax.Array:
-    """Samples of shape (N, D), N and D at least one."""
+def check_samples(X: ArrayLike, params: Any = None) -> np.ndarray | jax.Array:
+    """Samples of shape (N, D), N and D at least one; D is that of the mixture ``params``, if one is given."""
+    if params is not None:
+        check_params(params)
     X = check_array("X", X)
     if X.ndim != 2:
         hint = (
@@ -48,9 +50,10 @@ def check_samples(X: ArrayLike, n_features: int | None = None) -> np.ndarray | j
         raise ValueError(f"X must have shape (N, D); got {X.shape}. {hint}")
     if 0 in X.shape:
         raise ValueError(f"X must have at least one sample and one feature; got shape {X.shape}.")
-    if n_features is not None and X.shape[1] != n_features:
+    if params is not None and X.shape[1] != params.n_features:
         raise ValueError(
-            f"X has {X.shape[1]} features, but the mixture has {n_features}. Pass the columns that the mixture was fitted to."
+            f"X has {X.shape[1]} features, but the mixture has {params.n_features}. "
+            "Pass the columns that the mixture was fitted to."
         )
     return X
 
@@ -174,9 +177,24 @@ def check_covariance_floor(floor: Any, n_features: int) -> Any:
 
 
 def check_params(params: Any) -> None:
-    """A mixture."""
+    """One mixture."""
     if not hasattr(params, "structure") or not hasattr(params, "means"):
         raise ValueError(f"params must be a GMMParams; got {type(params).__name__}. Build one with GMMParams.from_moments.")
+    if np.ndim(params.means) != 2:
+        raise ValueError(
+            f"params must be one mixture, with means of shape (K, D); got means of shape {np.shape(params.means)}. "
+            "Under jax.vmap a batch is seen one by one."
+        )
+
+
+def check_centre(centre: ArrayLike | None, n_features: int) -> np.ndarray | jax.Array | None:
+    """None, or a point of D features."""
+    if centre is None:
+        return None
+    point = check_array("centre", centre)
+    if point.shape != (n_features,):
+        raise ValueError(f"centre must have shape ({n_features},), one number a feature; got {point.shape}.")
+    return point
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
@@ -238,9 +256,14 @@ def check_init(name: str, init: ArrayLike, n_samples: int, n_components: int) ->
     return check_gamma(given, n_samples, n_components)
 
 
-def check_start(params: Any, n_components: int, n_features: int) -> None:
-    """A mixture that fits X and n_components."""
+def check_start(params: Any, n_components: int, n_features: int, structure: Any) -> None:
+    """A mixture that fits X, n_components and, unless it was left at its default, the structure asked for."""
     check_params(params)
+    if structure.name not in ("full", params.structure.name):
+        raise ValueError(
+            f"covariance_type asks for {structure.name!r}, but params is {params.structure.name!r}. "
+            "Leave covariance_type out, or build params in the structure you want with GMMParams.from_moments."
+        )
     shape = (params.n_components, params.n_features)
     if shape != (n_components, n_features):
         raise ValueError(

@@ -50,7 +50,7 @@ def bic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
     >>> round(float(jaxgmm.bic(params, [[0.0], [0.0]])), 3)
     5.062
     """
-    X = checks.check_samples(X, params.n_features)
+    X = checks.check_samples(X, params)
     log_l = log_likelihood(params, X, sample_weight=sample_weight)
     n = X.shape[0] if sample_weight is None else jnp.sum(jnp.asarray(sample_weight).astype(log_l.dtype))
     return n_free_parameters(params) * jnp.log(jnp.asarray(n).astype(log_l.dtype)) - 2 * log_l
@@ -69,7 +69,7 @@ def icl(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
     >>> round(float(jaxgmm.icl(params, [[0.0]]) - jaxgmm.bic(params, [[0.0]])), 3)
     1.386
     """
-    X = checks.check_samples(X, params.n_features)
+    X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     return bic(params, X, sample_weight=sample_weight) - 2 * _log_certainty(params, X, sample_weight)
 

@@ -34,7 +34,7 @@ def log_prob(params: GMMParams, X: ArrayLike) -> Array:
     >>> [round(float(value), 4) for value in jaxgmm.log_prob(params, [[0.0], [1.0]])]
     [-0.9189, -1.4189]
     """
-    return _log_prob(params, checks.check_samples(X, params.n_features))
+    return _log_prob(params, checks.check_samples(X, params))
 
 
 @jax.jit
@@ -75,7 +75,7 @@ def predict(params: GMMParams, X: ArrayLike) -> Array:
     >>> jaxgmm.predict(params, [[-3.0], [0.5]]).tolist()
     [0, 1]
     """
-    return _predict(params, checks.check_samples(X, params.n_features))
+    return _predict(params, checks.check_samples(X, params))
 
 
 @jax.jit

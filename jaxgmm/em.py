@@ -74,7 +74,7 @@ def e_step(params: GMMParams, X: ArrayLike) -> tuple[Array, Array]:
     >>> gamma.round(3).tolist()
     [[0.5, 0.5], [0.0, 1.0]]
     """
-    return _e_step(params, checks.check_samples(X, params.n_features))
+    return _e_step(params, checks.check_samples(X, params))
 
 
 @jax.jit
@@ -118,7 +118,7 @@ def m_step(
     >>> jaxgmm.m_step(params, X, [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]).means.tolist()
     [[1.0], [10.0]]
     """
-    X = checks.check_samples(X, params.n_features)
+    X = checks.check_samples(X, params)
     gamma = checks.check_gamma(gamma, X.shape[0], params.n_components)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
@@ -159,7 +159,7 @@ def log_likelihood(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike 
     >>> round(float(jaxgmm.log_likelihood(params, [[0.0]])), 4)
     -0.9189
     """
-    X = checks.check_samples(X, params.n_features)
+    X = checks.check_samples(X, params)
     return _log_likelihood(params, X, checks.check_sample_weight(sample_weight, X.shape[0]))
 
 
@@ -179,7 +179,7 @@ def statistics(
     X: ArrayLike,
     *,
     sample_weight: ArrayLike | None = None,
-    centre: Array | None = None,
+    centre: ArrayLike | None = None,
     block_size: int | None = None,
 ) -> Statistics:
     """E-step and sums in one pass over X, block by block: eqs. (5) and (6) and the sums of (7), (8) and (11).
@@ -203,10 +203,11 @@ def statistics(
     >>> both.count.round(2).tolist()
     [1.5, 1.5]
     """
-    X = checks.check_samples(X, params.n_features)
+    X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     if block_size is not None:
         block_size = checks.check_int("block_size", block_size, 1)
+    centre = checks.check_centre(centre, params.n_features)
     return collect(params, X, sample_weight, centre, block_size=block_size)
 
 
@@ -276,7 +277,7 @@ def expected_log_likelihood(params: GMMParams, X: ArrayLike, gamma: Array, *, sa
 
     Its gradient in mu_k and Sigma_k vanishes at eqs. (7) and (8). Holds all (N, K) terms at once.
     """
-    X = checks.check_samples(X, params.n_features)
+    X = checks.check_samples(X, params)
     dtype = float_dtype(X)
     params = cast(params, dtype)
     whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)

@@ -62,7 +62,7 @@ def fit_from(
       params: the start; its structure is that of the fit.
       X: (N, D) samples, in the units of ``params.means``. The dtype of X is that of the result.
       sample_weight: (N,) weights: zero is absent, two is seen twice. They count as samples when a component is judged
-        degenerate, so scale weights of another kind to mean one.
+        degenerate; weights of a mean below one count as if they were scaled to mean one.
       tol: stop when a step gains no more than this many nats per unit of sample weight. Zero: run all ``max_iter`` passes.
       max_iter: passes over X after the one that evaluates the start.
       covariance_floor: least variance in any direction. A number is relative to the variance of each feature within the
@@ -85,8 +85,7 @@ def fit_from(
     >>> bool(result.log_likelihood >= jaxgmm.log_likelihood(start, X))
     True
     """
-    checks.check_params(params)
-    X = checks.check_samples(X, params.n_features)
+    X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
     samples = Samples(jnp.asarray(X), _as_array(sample_weight))
@@ -126,7 +125,7 @@ def fit(
       n_restarts: R, starts from different keys; a given start implies one.
       init: a method of ``initialise`` by name, (N,) labels counted from 0, or (N, K) responsibilities.
       sample_weight: (N,) weights: zero is absent, two is seen twice. They count as samples when a component is judged
-        degenerate, so scale weights of another kind to mean one.
+        degenerate; weights of a mean below one count as if they were scaled to mean one.
       tol, max_iter, covariance_floor, accelerate, trace: see ``fit_from``.
       params: a mixture to start from, instead of ``init``; its structure is that of the fit.
       callback: called with a ``Progress`` after each round, on the host.
@@ -152,7 +151,7 @@ def fit(
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     structure = get_structure(covariance_type)
     if params is not None:
-        checks.check_start(params, n_components, X.shape[1])
+        checks.check_start(params, n_components, X.shape[1], structure)
         structure = params.structure
     elif isinstance(init, str):
         checks.check_choice("init", init, METHODS)

@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer, Shaped
 from jaxgmm import blocks, checks, loop
 from jaxgmm.contract import moments
 from jaxgmm.em import maximise
-from jaxgmm.numerics import contract, float_dtype, varying_with
+from jaxgmm.numerics import contract, float_dtype, samples_per_weight, varying_with
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure, get_structure
 from jaxgmm.structures.base import inverse_root
@@ -30,7 +30,14 @@ LEAST_RIDGE = 1e-6
 FULL = get_structure("full")
 LLOYD_PASSES = 30
 LLOYD_TOL = 1e-4
-"""Lloyd's passes over X, and the fall of the mean squared distance, per feature, at which they stop."""
+"""Lloyd's passes, and the fall of the mean squared distance, per feature, at which they stop."""
+
+TRIES, TRY_PASSES, NEAR = 4, 5, 1.2
+"""Sets of seeds, Lloyd's passes that each is given, and how near to the least squared distance of all a set must come: the
+first that does goes on. A gross local optimum is left, and restarts stay as diverse as they were (DECISIONS.md)."""
+
+START_SAMPLES, START_SAMPLES_EACH = 1 << 14, 8
+"""k-means looks at no more than this many samples, or this many times what the covariances need."""
 
 OUTLIER_ROUNDS = 4
 OUTLIER_SHARE = 0.1
@@ -111,6 +118,7 @@ def _initialise(
     dtype = float_dtype(X)
     weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else sample_weight.astype(dtype)
     weight = jnp.where(jnp.all(jnp.isfinite(X), axis=1), weight, 0)
+    weight = weight * samples_per_weight(weight)
     if given is None:
         return METHODS[name](key, X, weight, n_components, structure)
     gamma = jax.nn.one_hot(given, n_components, dtype=dtype) if given.ndim == 1 else given.astype(dtype)
@@ -143,19 +151,22 @@ def kmeans(
 ) -> GMMParams:
     """Moments of the clusters that k-means finds in whitened coordinates.
 
-    A cluster of fewer samples than its covariance needs is set aside as outliers, and the rest is clustered anew: one far
-    sample would otherwise own both the whitening and a seed, and EM would start on a spike.
+    Of many samples it looks at some, drawn by weight, so that a start costs the same however large X is. A cluster of fewer
+    samples than its covariance needs is set aside as outliers, and the rest is clustered anew: one far sample would
+    otherwise own both the whitening and a seed, and EM would start on a spike.
     """
     least = structure.least_weight(X.shape[1])
+    enough = max(START_SAMPLES, START_SAMPLES_EACH * n_components * (X.shape[1] + 1))
+    if X.shape[0] > enough:
+        X, weight = subsample(jax.random.fold_in(key, OUTLIER_ROUNDS), X, weight, enough)
     total = jnp.sum(weight)
 
     def search(carry: tuple) -> tuple:
         turn, kept, *_ = carry
         mean, cov = whole(X, kept)
         frame = Frame(mean, cov, inverse_root(cov)[0])
-        centres = seeds(jax.random.fold_in(key, turn), X, kept, frame, n_components)
-        if lloyd:
-            centres = lloyd_passes(X, kept, frame, centres)
+        fresh = jax.random.fold_in(key, turn)
+        centres = (cluster if lloyd else seeds)(fresh, X, kept, frame, n_components)
         label, count = nearest(X, kept, frame, centres)
         small = (count > 0) & (count < least)
         rest = jnp.where(small[label], 0, kept)
@@ -252,6 +263,17 @@ def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Ar
     return jnp.minimum(index, jnp.searchsorted(reached, reached[-1], side="left"))
 
 
+def subsample(
+    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n: int
+) -> tuple[Float[Array, "n D"], Float[Array, " n"]]:
+    """``n`` samples, one from each n-th of the weight in the order of X, and a weight of one for each."""
+    reached = jnp.cumsum(weight)
+    place = jnp.arange(n, dtype=weight.dtype) + jax.random.uniform(key, (n,), weight.dtype)
+    index = jnp.searchsorted(reached, place * (reached[-1] / n), side="right")
+    index = jnp.minimum(index, jnp.searchsorted(reached, reached[-1], side="left"))
+    return X[index].astype(weight.dtype), jnp.ones_like(place)
+
+
 def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> Float[Array, "K B"]:
     """|z - c_k|^2; whitened coordinates are of order one, so the expanded square loses nothing."""
     square = jnp.sum(centres**2, axis=1)[:, None] - 2 * contract("kd,db->kb", centres, z) + jnp.sum(z * z, axis=0)[None]
@@ -282,6 +304,20 @@ def seeds(
     return lax.scan(pick, start, (uniforms, is_first))[1]
 
 
+def cluster(
+    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
+) -> Float[Array, "K D"]:
+    """Centres of k-means: a few short tries, and Lloyd's passes to the end from the first that comes near the best."""
+
+    def attempt(key: Array) -> loop.Carry:
+        return lloyd_passes(X, weight, frame, seeds(key, X, weight, frame, n_components), TRY_PASSES)
+
+    tries = jax.vmap(attempt)(jax.random.split(key, TRIES))
+    inertia = tries.sums.inertia
+    chosen = jnp.argmax(inertia <= NEAR * jnp.min(inertia))
+    return lloyd_passes(X, weight, frame, tries.state[chosen], LLOYD_PASSES).state
+
+
 class ClusterSums(NamedTuple):
     n_k: Array  # (K,) weight of each cluster
     first: Array  # (K, D) sum of its whitened samples
@@ -290,8 +326,8 @@ class ClusterSums(NamedTuple):
 
 
 def lloyd_passes(
-    X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"]
-) -> Float[Array, "K D"]:
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"], passes: int
+) -> loop.Carry:
     """k-means on the same loop as EM: expect assigns samples to centres, maximise moves centres to their samples."""
     size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)
 
@@ -314,7 +350,7 @@ def lloyd_passes(
         return loop.Objective(-sums.inertia, zero, sums.weight, resolution, zero)
 
     problem = loop.Problem(expect, maximise, objective)
-    return loop.run(problem, loop.begin(problem, centres), LLOYD_PASSES, LLOYD_TOL * X.shape[1]).state
+    return loop.run(problem, loop.begin(problem, centres), passes, LLOYD_TOL * X.shape[1])
 
 
 def nearest(

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from jaxgmm import em, loop
 from jaxgmm.accelerate import Squarem
 from jaxgmm.loop import Status
+from jaxgmm.numerics import samples_per_weight
 from jaxgmm.params import GMMParams, from_free, moved, to_free
 from jaxgmm.result import FitResult, Lanes
 from jaxgmm.sums import Statistics, sum_over
@@ -39,6 +40,7 @@ class Setting(NamedTuple):
     centre: Array  # (D,) what the means are relative to
     floor: Array  # (D,) least variance, squared data units
     unit: Array  # (D,) standard deviation within components
+    per_weight: Array  # () samples that a unit of weight stands for
 
 
 class Lane(NamedTuple):
@@ -56,7 +58,11 @@ def begin(params: GMMParams, samples: Samples, covariance_floor: Array, accelera
     sums = expect(params, samples, centre)
     scale = em.absolute_floor(params, sums, jnp.ones((), centre.dtype))
     floor = covariance_floor * scale if covariance_floor.ndim == 0 else covariance_floor
-    setting = Setting(centre, floor, jnp.sqrt(scale))
+    weight = samples.weight
+    per_weight = jnp.ones_like(sums.weight)
+    if weight is not None:
+        per_weight = samples_per_weight(weight.astype(centre.dtype), samples.axis_name)
+    setting = Setting(centre, floor, jnp.sqrt(scale), per_weight)
     return Lane(loop.hold(problem(setting, samples, accelerate), params, sums, trace), setting)
 
 
@@ -68,7 +74,7 @@ def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate:
 def finish(lane: Lane) -> FitResult:
     """The lane as a result, its means in data units."""
     carry = lane.carry
-    spiky = is_degenerate(carry.state, carry.sums.weight) & (carry.status != Status.NONFINITE)
+    spiky = is_degenerate(carry.state, carry.sums.weight * lane.setting.per_weight) & (carry.status != Status.NONFINITE)
     status = jnp.where(spiky, jnp.int32(Status.DEGENERATE), carry.status)
     log_likelihood = carry.sums.log_likelihood
     lanes = jax.tree.map(lambda leaf: leaf[None], Lanes(log_likelihood, carry.n_iter, status, carry.trace))
@@ -98,7 +104,7 @@ def problem(setting: Setting, samples: Samples, accelerate: str | None) -> loop.
     return loop.Problem(
         lambda params: expect(params, samples, setting.centre),
         maximise,
-        objective,
+        lambda sums: objective(sums, setting.per_weight),
         accelerator,
     )
 
@@ -109,19 +115,19 @@ def expect(params: GMMParams, samples: Samples, centre: Float[Array, " D"]) -> S
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 
 
-def objective(sums: Statistics) -> loop.Objective:
+def objective(sums: Statistics, per_weight: Float[Array, ""]) -> loop.Objective:
     """The log-likelihood, and what rounding of the log densities can do to it per unit weight."""
     n_features, eps = sums.first.shape[-1], jnp.finfo(sums.weight.dtype).eps
     rounding = eps * (n_features + jnp.abs(sums.log_likelihood / sums.weight))
     # A fall is judged as if all samples erred the same way, noise as if they erred independently.
-    noise = NOISE * rounding / jnp.sqrt(jnp.maximum(sums.weight, 1))
+    noise = NOISE * rounding / jnp.sqrt(jnp.maximum(sums.weight * per_weight, 1))
     return loop.Objective(sums.log_likelihood, sums.lost, sums.weight, RESOLUTION * rounding, noise)
 
 
-def is_degenerate(params: GMMParams, weight: Float[Array, ""]) -> Bool[Array, ""]:
+def is_degenerate(params: GMMParams, n_samples: Float[Array, ""]) -> Bool[Array, ""]:
     """Does a component hold fewer samples than its covariance needs, or is one a spike?"""
     structure = params.structure
-    support = params.weights * weight / structure.least_weight(params.n_features)
+    support = params.weights * n_samples / structure.least_weight(params.n_features)
     variance = structure.least_relative_variance(params.weights, params.cov)
     narrow = variance < jnp.maximum(SPIKE / jnp.maximum(support, 1), FLAT)
     return jnp.any((support < 1 - 1e-3) | narrow)

@@ -25,6 +25,16 @@ def float_dtype(array: Any) -> jnp.dtype:
     return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
+def samples_per_weight(weight: Float[Array, " N"], axis_name: str | None = None) -> Float[Array, ""]:
+    """How many samples a unit of weight stands for: one, or more where the weights have a mean below one.
+
+    Two is seen twice, so weights count as samples; but those that sum to one are not a single sample.
+    """
+    sums = jnp.sum(weight), jnp.sum((weight > 0).astype(weight.dtype))
+    total, present = sums if axis_name is None else lax.psum(sums, axis_name)
+    return jnp.maximum(1, present / jnp.where(total > 0, total, 1))
+
+
 def varying_with(tree: T, *sources: Any) -> T:
     """``tree``, unchanged, but depending on the first number of every array in ``sources``.
 

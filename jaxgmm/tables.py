@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from pathlib import Path
 
@@ -17,15 +18,17 @@ class BadInput(Exception):
 
 
 def read_table(file: Path) -> pl.DataFrame:
-    """A CSV (or, by its suffix, tab-separated) or Parquet file with a header line and at least one row."""
+    """A Parquet file, or a text file of a header line and at least one row, separated by commas, semicolons or tabs."""
     if not file.is_file():
         raise BadInput(f"{file} is a folder." if file.is_dir() else f"{file}: there is no such file.")
     try:
         if file.suffix.lower() in (".parquet", ".pq"):
             table = pl.read_parquet(file)
         else:
-            separator = "\t" if file.suffix.lower() in (".tsv", ".tab") else ","
-            table = pl.read_csv(file, infer_schema_length=None, null_values=MISSING, separator=separator)
+            separator, decimal_comma = _dialect(file)
+            table = pl.read_csv(
+                file, infer_schema_length=None, null_values=MISSING, separator=separator, decimal_comma=decimal_comma
+            )
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{file} cannot be read as a table ({reason}). Give a CSV or Parquet file with a header line.") from None
@@ -36,6 +39,14 @@ def read_table(file: Path) -> pl.DataFrame:
     if table.is_empty():
         raise BadInput(f"{file} has no rows below its header line.")
     return table
+
+
+def _dialect(file: Path) -> tuple[str, bool]:
+    """What separates the names of the header line, and whether numbers are written with a decimal comma."""
+    with file.open(errors="replace") as lines:
+        header, row = (re.sub(r'"[^"]*"', "", lines.readline()) for _ in range(2))
+    separator = max(",;\t", key=header.count)
+    return separator, separator != "," and re.search(r"\d,\d", row) is not None
 
 
 def choose_columns(table: pl.DataFrame, columns: str | None) -> list[str]:
@@ -50,7 +61,7 @@ def choose_columns(table: pl.DataFrame, columns: str | None) -> list[str]:
     if not names:
         raise BadInput(
             f"no column is numeric; the columns are {', '.join(table.columns)}. "
-            "Are they separated by commas, in UTF-8, under a header line?"
+            "Are they separated by commas, semicolons or tabs, in UTF-8, under a header line?"
         )
     if left_out:
         note(f"left out {len(left_out)} column{'s' * (len(left_out) > 1)} not numeric: {', '.join(left_out)}")

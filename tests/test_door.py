@@ -65,6 +65,10 @@ BAD = {
     "fractional labels": (dict(init=np.zeros(30)), r"init as labels must be integers"),
     "responsibilities of another shape": (dict(init=np.ones((30, 3))), r"must have shape \(30, 2\)"),
     "params of another size": (dict(params=random_mixture("full")), r"params is a mixture of 3 components"),
+    "params of another structure": (
+        dict(params=random_mixture("diag"), n_components=K, covariance_type="tied"),
+        r"covariance_type asks for 'tied', but params is 'diag'",
+    ),
     "unknown acceleration": (dict(accelerate="fast"), r"accelerate must be one of 'squarem'"),
     "key as number": (dict(key=0), r"key must be a JAX random key; got 0.*jax.random.key\(0\)"),
     "batch of keys": (dict(key=jax.random.split(KEY, 2)), r"key must be one key"),
@@ -100,6 +104,13 @@ def test_functions_of_a_mixture_check_the_features():
             call()
     with pytest.raises(ValueError, match=r"gamma must have shape \(5, 3\)"):
         jaxgmm.m_step(params, wide[:, :2], gamma[:, :2])
+    with pytest.raises(ValueError, match=r"centre must have shape \(2,\), one number a feature; got \(3,\)"):
+        jaxgmm.statistics(params, X, centre=np.zeros(3))
+    with pytest.raises(ValueError, match=r"params must be a GMMParams; got dict"):
+        jaxgmm.log_likelihood({}, X)
+    batch = jax.tree.map(lambda leaf: leaf[None], params)
+    with pytest.raises(ValueError, match=r"params must be one mixture, .* \(1, 3, 2\)"):
+        jaxgmm.predict(batch, X)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from structures import NAMES, random_mixture
 
 import jaxgmm
-from jaxgmm import cli
+from jaxgmm import cli, tables
 
 DATA = Path(__file__).parent.parent / "notebooks" / "data"
 
@@ -135,6 +135,14 @@ def test_parquet_and_chosen_columns(run, tmp_path):
     assert "30 of 30 rows, 1 features" in out
 
 
+@pytest.mark.parametrize("text", ["a;b\n1;2.5\n3;4\n", "a;b\n1;2,5\n3;4,0\n", "a\tb\n1\t2.5\n3\t4\n", '"a,a";b\n1;2,5\n3;4\n'])
+def test_separators_and_decimal_commas(text, tmp_path):
+    (tmp_path / "t.csv").write_text(text)
+    table = tables.read_table(tmp_path / "t.csv")
+    X, _ = tables.numbers(table, tables.choose_columns(table, None), tmp_path)
+    assert X.tolist() == [[1, 2.5], [3, 4]]
+
+
 BAD = {
     "no file": (["fit", "nothing.csv"], "no such file"),
     "no rows": (["fit", "empty.csv"], "has no rows"),
@@ -158,7 +166,7 @@ BAD = {
     "samples": (["sample", "m.safetensors", "-n", "0"], "greater than or equal to 1"),
     "seed": (["fit", "numbers.csv", "--seed", "99999999999999999999"], "less than or equal"),
     "no header": (["fit", "bare.csv"], "begins with numbers"),
-    "semicolons": (["fit", "semicolons.csv"], "separated by commas"),
+    "spaces": (["fit", "spaces.csv"], "separated by commas"),
     "columns twice": (["fit", "numbers.csv", "--columns", "a,a"], "must name different columns"),
     "output is a folder": (["fit", "numbers.csv", "--output", "."], "is a folder"),
     "picture without a suffix": (["fit", "numbers.csv", "--plot", "fit"], "a picture ends in"),
@@ -171,7 +179,7 @@ BAD = {
 def test_bad_input_is_one_line_and_code_two(case, run, tmp_path):
     (tmp_path / "empty.csv").write_text("a,b\n")
     (tmp_path / "bare.csv").write_text("1,2\n3,4\n")
-    (tmp_path / "semicolons.csv").write_text("a;b\n1;2\n")
+    (tmp_path / "spaces.csv").write_text("a b\n1 2\n")
     (tmp_path / "blank.csv").write_text("")
     (tmp_path / "words.csv").write_text("v,w\nx,y\nz,t\n")
     (tmp_path / "numbers.csv").write_text("a,b\n1,2\n3,4\n5,7\n")

@@ -347,3 +347,11 @@ def test_memory_beyond_x_does_not_grow_with_n():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert temporary(400_000) <= temporary(100_000) + 1024 < 8 << 20
+
+
+def test_weights_that_sum_to_one_are_not_a_single_sample(x64):
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(30, 2)), rng.normal(size=(30, 2)) + 9])
+    whole, share = (jaxgmm.fit(KEY, X, 2, sample_weight=w, n_restarts=2) for w in (np.ones(60), np.full(60, 1 / 60)))
+    assert share.status == whole.status == Status.CONVERGED
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), share.params, whole.params)
