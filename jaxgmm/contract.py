@@ -1,24 +1,46 @@
 """The contractions over samples: log densities of a block, and its moments.
 
-Samples come feature-major, (D, B), and centred per component: at an offset of many standard deviations a form about one
-shared centre would lose digits to cancellation.
+Samples come feature-major, (D, B). There are three ways to the same sums, from the fastest to the safest:
+
+* ``EXPANDED``: |W_k (x - mu_k)|^2 = x^T P_k x - 2 x^T P_k mu_k + mu_k^T P_k mu_k about a centre that all components share. The
+  products of features are formed once a block; one large multiplication gives all densities and another all sums, K D^2
+  operations a sample each (an addition and a multiplication for each of the D (D + 1) / 2 products).
+* ``WHITENED``: W_k x - W_k mu_k, again one large multiplication (2 K D^2 a sample), with the sums of ``EXPANDED``.
+* ``CENTRED``: W_k (x - mu_k) and sums about mu_k, component by component.
+
+What cancels. With s_k^2 = diag Sigma_k + mu_k^2 the terms of the first form have the size beta_k = s_k^T |P_k| s_k for a
+typical sample of component k (by Cauchy and Schwarz), and each is rounded by the unit roundoff u: an error of u beta_k nats,
+quadratic in the separation of the components in standard deviations. In the second form the coordinates are rounded by
+u | |W_k| s_k |, and the error of the density is that times a coordinate: linear in the separation. The third form loses nothing
+to separation. A pass takes the first form whose mean over samples, sum_k pi_k of these, is within ``BUDGET``. The error of the
+sums, u beta_k relative to Sigma_k, moves the likelihood by its square only, as the M-step stands at a maximum: ``SUMS_BUDGET``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from jaxgmm import blocks
-from jaxgmm.numerics import sum_compensated
+from jaxgmm.numerics import apply_if, contract, divide_or_keep, sum_compensated, varying_with
 from jaxgmm.structures import Structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics
+
+EXPANDED, WHITENED, CENTRED = range(3)
+
+BUDGET = 1e-4
+"""Nats a sample that rounding may move the log density by, beyond what the centred form does."""
+
+SUMS_BUDGET = 1e-2
+"""Relative error of a covariance, in its own metric, that the sums may have."""
 
 
 def log_gaussians(structure: Structure, whitener: Whitener, diff: Float[Array, "K D B"]) -> Float[Array, "K B"]:
@@ -72,9 +94,132 @@ def moments(
             jnp.where(present, weight * log_px, 0),
         )
 
-    dtype = means.dtype
-    size = block_size or blocks.block_size(samples[0].shape[0], n_components * n_features, dtype.itemsize)
-    sums, lost = blocks.fold(step, samples, sample_weight, min(size, samples[0].shape[0]), dtype, means)
+    # Deviations, white coordinates and weighted deviations, (K, D, B) each.
+    size = block_size or blocks.block_size(samples[0].shape[0], 4 * n_components * n_features, means.dtype.itemsize)
+    return _fold(step, samples, sample_weight, size, means)
+
+
+def expect(
+    structure: Structure,
+    weights: Float[Array, " K"],
+    means: Float[Array, "K D"],
+    cov: Array,
+    X: Array,
+    sample_weight: Array | None,
+    bayes: Callable[..., tuple[Array, Array]],
+    centre: Float[Array, " D"] | None = None,
+    block_size: int | None = None,
+    lanes: str | None = None,
+) -> Statistics:
+    """The E-step and its sums in one pass over X, in the fastest form that is safe.
+
+    Args:
+      structure, weights, means, cov: the mixture, its means relative to ``centre``.
+      X: (N, D) samples.
+      sample_weight: (N,) or None.
+      bayes: (weights, log densities (K, B)) -> gamma (K, B) and log p(x) (B,).
+      centre: what is subtracted from each sample, and what the components share in the fast forms.
+      block_size: samples a block; None chooses by the size of the temporaries.
+      lanes: name of a ``vmap`` axis of restarts over the same samples, which then take the same form.
+    """
+    n_components, n_features = means.shape
+    whitener = structure.whitener(cov, n_components, n_features)
+    n_lanes = jax.lax.axis_size(lanes) if lanes else 1
+    form = safe_form(structure, whitener, weights, means, cov)
+    if lanes:
+        form = jax.lax.pmax(form, lanes)
+
+    def posterior(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
+        return bayes(weights, log_gaussians(structure, whitener, diff))
+
+    def centred(_: Statistics | None) -> Statistics:
+        return moments(structure, means, (X,), sample_weight, posterior, centre, block_size)
+
+    def expanded(whitened: bool, _: Statistics) -> Statistics:
+        return _expanded(structure, whitener, whitened, weights, means, X, sample_weight, bayes, centre, block_size, n_lanes)
+
+    forms: dict[int, Callable[[Statistics], Statistics]] = {EXPANDED: partial(expanded, False), CENTRED: centred}
+    if structure.separate:
+        forms[WHITENED] = partial(expanded, True)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(centred, None))
+    sums = varying_with(nothing, X, sample_weight, means)
+    for name, function in forms.items():
+        sums = apply_if(form == name, function, sums)
+    return sums
+
+
+def safe_form(
+    structure: Structure, whitener: Whitener, weights: Float[Array, " K"], means: Float[Array, "K D"], cov: Array
+) -> Integer[Array, ""]:
+    """The fastest form whose rounding stays within the budgets, from the mixture alone."""
+    quadratic, linear = structure.reach(whitener.factor, cov, means)
+    share = jnp.where(weights > 0, weights, 0)
+    unit = jnp.finfo(means.dtype).eps / 2
+    quadratic, linear = (unit * jnp.sum(share * jnp.where(share > 0, bound, 0)) for bound in (quadratic, linear))
+    expandable = quadratic <= BUDGET
+    whitenable = structure.separate & (linear <= BUDGET) & (quadratic <= SUMS_BUDGET)
+    return jnp.select([expandable, whitenable], [EXPANDED, WHITENED], CENTRED).astype(jnp.int32)
+
+
+def _expanded(
+    structure: Structure,
+    whitener: Whitener,
+    whitened: bool,
+    weights: Float[Array, " K"],
+    means: Float[Array, "K D"],
+    X: Array,
+    sample_weight: Array | None,
+    bayes: Callable[..., tuple[Array, Array]],
+    centre: Float[Array, " D"] | None,
+    block_size: int | None,
+    n_lanes: int,
+) -> Statistics:
+    """``EXPANDED``, or ``WHITENED``."""
+    n_components, n_features = means.shape
+    factor = whitener.factor
+    pull, pull_square = structure.pull(factor, means)
+    constant = -0.5 * (n_features * math.log(2 * math.pi) + whitener.log_det)
+    precision = structure.precision(factor)
+    white_means = structure.whiten(factor, means[:, :, None])
+
+    def step(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> tuple[Array, ...]:
+        if centre is not None:
+            x = x - centre[:, None]
+        products = structure.products(x)
+        if whitened:
+            white = contract("kij,jb->kib", factor, x) - white_means
+            distance = jnp.sum(white * white, axis=1)
+        else:
+            linear = contract("kd,db->kb", pull, x)
+            distance = structure.square(precision, x, products) - 2 * linear + pull_square[:, None]
+        gamma, log_px = bayes(weights, constant[:, None] - 0.5 * distance)
+        present = weight > 0
+        gamma = jnp.where(present[None], gamma * weight[None], 0)
+        return (
+            weight,
+            jnp.sum(gamma, axis=-1),
+            contract("kb,db->kd", gamma, x),
+            structure.sum_products(gamma, x, products),
+            jnp.where(present, weight * log_px, 0),
+        )
+
+    per_lane = n_components * (n_features if whitened else 3)
+    n_products = jax.eval_shape(structure.products, jax.ShapeDtypeStruct((n_features, 1), means.dtype)).shape[0]
+    size = block_size or blocks.block_size(X.shape[0], n_lanes * per_lane + n_products + n_features, means.dtype.itemsize)
+    sums = _fold(step, (X,), sample_weight, size, means)
+    # From moments about the centre to moments about the new means, and on to those about the old.
+    new = divide_or_keep(sums.first, sums.count, means)
+    shift = new - means
+    scatter = structure.recentre(sums.count, new, structure.unpack(sums.second, n_features))
+    second = structure.recentre(-sums.count, shift, scatter)
+    return replace(sums, first=sums.count[:, None] * shift, second=second)
+
+
+def _fold(
+    step: Callable[..., tuple[Array, ...]], samples: tuple[Array, ...], sample_weight: Array | None, size: int, means: Array
+) -> Statistics:
+    """Sum a step's (weights, counts, first and second moments, log densities) over all blocks."""
+    sums, lost = blocks.fold(step, samples, sample_weight, min(size, samples[0].shape[0]), means.dtype, means)
     (weight, count, first, second, log_px), (weight_lost, *lost_moments, log_px_lost) = sums, lost
     log_likelihood, log_likelihood_lost = sum_compensated(log_px, log_px_lost)
     count, first, second = jax.tree.map(jnp.add, (count, first, second), tuple(lost_moments))

@@ -23,10 +23,10 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
-from jaxgmm import blocks, checks
+from jaxgmm import blocks, checks, contract
 from jaxgmm.contract import deviations, log_gaussians, moments
 from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted_quantile
-from jaxgmm.params import GMMParams, cast
+from jaxgmm.params import GMMParams, cast, mixture_centre, moved
 from jaxgmm.sums import Statistics
 
 
@@ -208,10 +208,13 @@ def statistics(
     if block_size is not None:
         block_size = checks.check_int("block_size", block_size, 1)
     centre = checks.check_centre(centre, params.n_features)
+    if centre is None:  # the fast forms want an origin amid the components
+        centre = mixture_centre(params)
+        params = moved(params, -centre)
     return collect(params, X, sample_weight, centre, block_size=block_size)
 
 
-@partial(jax.jit, static_argnames="block_size")
+@partial(jax.jit, static_argnames=("block_size", "lanes"))
 def collect(
     params: GMMParams,
     X: Shaped[Array, "N D"],
@@ -219,10 +222,13 @@ def collect(
     centre: Float[Array, " D"] | None = None,
     *,
     block_size: int | None = None,
+    lanes: str | None = None,
 ) -> Statistics:
-    """``statistics`` without the door."""
-    posterior = posterior_of(params := cast(params, float_dtype(X)))
-    return moments(params.structure, params.means, (X,), sample_weight, posterior, centre, block_size)
+    """``statistics`` without the door; ``lanes`` names a ``vmap`` axis of mixtures over the same samples."""
+    params = cast(params, float_dtype(X))
+    return contract.expect(
+        params.structure, params.weights, params.means, params.cov, X, sample_weight, bayes, centre, block_size, lanes
+    )
 
 
 def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLike | None = None) -> GMMParams:

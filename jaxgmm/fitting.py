@@ -19,7 +19,7 @@ from jaxgmm.initial import METHODS, initialise
 from jaxgmm.lanes import Lane, Samples
 from jaxgmm.loop import Status
 from jaxgmm.numerics import float_dtype
-from jaxgmm.params import GMMParams, cast, moved
+from jaxgmm.params import GMMParams, cast, mixture_centre, moved
 from jaxgmm.result import FitResult
 from jaxgmm.structures import Structure, get_structure
 
@@ -31,6 +31,10 @@ N_RESTARTS = 8
 ROUND_SECONDS = 1.0
 FIRST_ROUND = 4
 """Seconds that a round of passes is meant to last, and the passes of the first, before anything is known."""
+
+
+LANES = "lanes"
+"""Name of the vmap axis of restarts."""
 
 
 class Progress(NamedTuple):
@@ -88,8 +92,7 @@ def fit_from(
     X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
-    samples = Samples(jnp.asarray(X), _as_array(sample_weight))
-    return _fit_from(cast(params, float_dtype(X)), samples, *options, axis_name)
+    return _fit_from(cast(params, float_dtype(X)), jnp.asarray(X), _as_array(sample_weight), *options, axis_name)
 
 
 def fit(
@@ -169,19 +172,17 @@ def fit(
         checks.check_values(host, present, dtype)
         if host.dtype == np.float64 and dtype == np.float32:
             X, offset = _centred(host, present)
-    samples = Samples(jnp.asarray(X), _as_array(sample_weight))
+    X, sample_weight = jnp.asarray(X), _as_array(sample_weight)
     if params is not None:
         params = cast(params if offset is None else moved(params, jnp.asarray(-offset)), float_dtype(X))
     keys = jax.random.split(key, 1 if given else n_restarts)
     start = params if params is not None else None if isinstance(init, str) else jnp.asarray(init)
     name = "given" if given else init
     floor, tol, max_iter, accelerate, trace = options
-    running = _start(keys, samples, start, floor, name, n_components, structure, accelerate, trace)
-    if traced:
-        running = _advance(running, samples, max_iter, tol, accelerate)
-    else:
-        running = _rounds(running, samples, int(max_iter), tol, accelerate, callback)
-    result = _best(running)
+    running, centre = _start(keys, X, sample_weight, start, floor, name, n_components, structure, accelerate, trace)
+    advance = partial(_advance, X=X, sample_weight=sample_weight, centre=centre, tol=tol, accelerate=accelerate)
+    running = advance(running, max_iter) if traced else _rounds(running, advance, int(max_iter), callback)
+    result = _best(running, centre)
     return result if offset is None else result._replace(params=moved(result.params, jnp.asarray(offset, jnp.float32)))
 
 
@@ -229,7 +230,8 @@ def _centred(X: np.ndarray, present: np.ndarray | slice) -> tuple[np.ndarray, np
 @partial(jax.jit, static_argnames=("accelerate", "trace", "axis_name"))
 def _fit_from(
     params: GMMParams,
-    samples: Samples,
+    X: Array,
+    sample_weight: Array | None,
     floor: Array,
     tol: Array,
     max_iter: Array,
@@ -237,15 +239,16 @@ def _fit_from(
     trace: int,
     axis_name: str | None,
 ) -> FitResult:
-    samples = samples._replace(axis_name=axis_name)
+    samples = Samples(X, sample_weight, mixture_centre(params), axis_name)
     lane = lanes.begin(params, samples, floor, accelerate, trace)
-    return lanes.finish(lanes.advance(lane, samples, max_iter, tol, accelerate))
+    return lanes.finish(lanes.advance(lane, samples, max_iter, tol, accelerate), samples.centre)
 
 
 @partial(jax.jit, static_argnames=("name", "n_components", "structure", "accelerate", "trace"))
 def _start(
     keys: Array,
-    samples: Samples,
+    X: Array,
+    sample_weight: Array | None,
     start: Any,
     floor: Array,
     name: str,
@@ -253,38 +256,38 @@ def _start(
     structure: Structure,
     accelerate: str | None,
     trace: int,
-) -> Lane:
-    """All lanes at their starts."""
+) -> tuple[Lane, Array]:
+    """All lanes at their starts, and the centre that they share."""
 
-    def one(key: Array) -> Lane:
+    def begin(key: Array) -> GMMParams:
         if isinstance(start, GMMParams):
-            params = start
-        else:
-            method = name if start is None else start
-            params = initialise(
-                key, samples.X, n_components, method=method, covariance_type=structure, sample_weight=samples.weight
-            )
-        return lanes.begin(params, samples, floor, accelerate, trace)
+            return start
+        method = name if start is None else start
+        return initialise(key, X, n_components, method=method, covariance_type=structure, sample_weight=sample_weight)
 
-    return jax.vmap(one)(keys)
+    starts = jax.vmap(begin)(keys)
+    centre = jnp.mean(jax.vmap(mixture_centre)(starts), axis=0)
+    samples = Samples(X, sample_weight, centre, lanes=LANES)
+    return jax.vmap(lambda params: lanes.begin(params, samples, floor, accelerate, trace), axis_name=LANES)(starts), centre
 
 
 @partial(jax.jit, static_argnames=("accelerate",))
-def _advance(running: Lane, samples: Samples, passes: Array, tol: Array, accelerate: str | None) -> Lane:
-    return jax.vmap(lambda lane: lanes.advance(lane, samples, passes, tol, accelerate))(running)
+def _advance(
+    running: Lane, passes: Array, X: Array, sample_weight: Array | None, centre: Array, tol: Array, accelerate: str | None
+) -> Lane:
+    samples = Samples(X, sample_weight, centre, lanes=LANES)
+    return jax.vmap(lambda lane: lanes.advance(lane, samples, passes, tol, accelerate), axis_name=LANES)(running)
 
 
 @jax.jit
-def _best(running: Lane) -> FitResult:
-    return lanes.best(jax.vmap(lanes.finish)(running))
+def _best(running: Lane, centre: Array) -> FitResult:
+    return lanes.best(jax.vmap(lambda lane: lanes.finish(lane, centre))(running))
 
 
 def _rounds(
     running: Lane,
-    samples: Samples,
+    advance: Callable[[Lane, Any], Lane],
     max_iter: int,
-    tol: Array,
-    accelerate: str | None,
     callback: Callable[[Progress], None] | None,
 ) -> Lane:
     """Advance in rounds of about a second: a compiled call cannot be interrupted, and a callback wants to be called."""
@@ -292,7 +295,7 @@ def _rounds(
     while done < max_iter and (np.asarray(running.carry.status) == Status.ITERATION_LIMIT).any():
         passes = min(passes, max_iter - done)
         began = time.perf_counter()
-        running = _advance(running, samples, np.int32(passes), tol, accelerate)
+        running = advance(running, np.int32(passes))
         status = np.asarray(running.carry.status)
         done += passes
         if callback is not None:

@@ -307,15 +307,22 @@ def seeds(
 def cluster(
     key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
 ) -> Float[Array, "K D"]:
-    """Centres of k-means: a few short tries, and Lloyd's passes to the end from the first that comes near the best."""
+    """Centres of k-means: a few short tries, then Lloyd's passes to the end from the first that comes near the best."""
+    key, last = jax.random.split(key)
 
-    def attempt(key: Array) -> loop.Carry:
-        return lloyd_passes(X, weight, frame, seeds(key, X, weight, frame, n_components), TRY_PASSES)
+    def attempt(best: tuple[Array, Array], turn: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        key, is_last = turn
+        fresh = seeds(key, X, weight, frame, n_components)
+        passes = jnp.where(is_last, LLOYD_PASSES, TRY_PASSES)
+        found = lloyd_passes(X, weight, frame, jnp.where(is_last, best[0], fresh), passes)
+        inertia = found.sums.inertia
+        better = is_last | (NEAR * inertia < best[1])
+        return (jnp.where(better, found.state, best[0]), jnp.where(better, inertia, best[1])), None
 
-    tries = jax.vmap(attempt)(jax.random.split(key, TRIES))
-    inertia = tries.sums.inertia
-    chosen = jnp.argmax(inertia <= NEAR * jnp.min(inertia))
-    return lloyd_passes(X, weight, frame, tries.state[chosen], LLOYD_PASSES).state
+    is_last = jnp.arange(TRIES + 1) == TRIES
+    start = jnp.zeros((n_components, X.shape[1]), weight.dtype), jnp.asarray(jnp.inf, weight.dtype)
+    start = varying_with(start, X, weight, jax.random.uniform(last, (), weight.dtype))
+    return lax.scan(attempt, start, (jax.random.split(key, TRIES + 1), is_last))[0][0]
 
 
 class ClusterSums(NamedTuple):
@@ -326,7 +333,7 @@ class ClusterSums(NamedTuple):
 
 
 def lloyd_passes(
-    X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"], passes: int
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"], passes: Array
 ) -> loop.Carry:
     """k-means on the same loop as EM: expect assigns samples to centres, maximise moves centres to their samples."""
     size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)

@@ -31,20 +31,21 @@ class Samples(NamedTuple):
 
     X: Array  # (N, D)
     weight: Array | None  # (N,)
+    centre: Array  # (D,) what means are relative to: in float32 an offset would take their digits
     axis_name: str | None = None  # mesh axis over which the samples are spread
+    lanes: str | None = None  # vmap axis of the runs that share the samples
 
 
 class Setting(NamedTuple):
     """What a run fixes at its start."""
 
-    centre: Array  # (D,) what the means are relative to
     floor: Array  # (D,) least variance, squared data units
     unit: Array  # (D,) standard deviation within components
     per_weight: Array  # () samples that a unit of weight stands for
 
 
 class Lane(NamedTuple):
-    """A run of EM under way, its means relative to a fixed centre: in float32 an offset would take their digits."""
+    """A run of EM under way, its means relative to ``Samples.centre``."""
 
     carry: loop.Carry
     setting: Setting
@@ -52,17 +53,15 @@ class Lane(NamedTuple):
 
 def begin(params: GMMParams, samples: Samples, covariance_floor: Array, accelerate: str | None, trace: int) -> Lane:
     """Evaluate the start: one pass, which also sets the scale of the floor."""
-    centre = jnp.sum(params.weights[:, None] * params.means, axis=0)
-    centre = jnp.where(jnp.isfinite(centre), centre, 0)
-    params = moved(params, -centre)
-    sums = expect(params, samples, centre)
-    scale = em.absolute_floor(params, sums, jnp.ones((), centre.dtype))
+    params = moved(params, -samples.centre)
+    sums = expect(params, samples)
+    scale = em.absolute_floor(params, sums, jnp.ones_like(sums.weight))
     floor = covariance_floor * scale if covariance_floor.ndim == 0 else covariance_floor
     weight = samples.weight
     per_weight = jnp.ones_like(sums.weight)
     if weight is not None:
-        per_weight = samples_per_weight(weight.astype(centre.dtype), samples.axis_name)
-    setting = Setting(centre, floor, jnp.sqrt(scale), per_weight)
+        per_weight = samples_per_weight(weight.astype(sums.weight.dtype), samples.axis_name)
+    setting = Setting(floor, jnp.sqrt(scale), per_weight)
     return Lane(loop.hold(problem(setting, samples, accelerate), params, sums, trace), setting)
 
 
@@ -71,14 +70,14 @@ def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate:
     return lane._replace(carry=loop.run(problem(lane.setting, samples, accelerate), lane.carry, passes, tol))
 
 
-def finish(lane: Lane) -> FitResult:
+def finish(lane: Lane, centre: Float[Array, " D"]) -> FitResult:
     """The lane as a result, its means in data units."""
     carry = lane.carry
     spiky = is_degenerate(carry.state, carry.sums.weight * lane.setting.per_weight) & (carry.status != Status.NONFINITE)
     status = jnp.where(spiky, jnp.int32(Status.DEGENERATE), carry.status)
     log_likelihood = carry.sums.log_likelihood
     lanes = jax.tree.map(lambda leaf: leaf[None], Lanes(log_likelihood, carry.n_iter, status, carry.trace))
-    return FitResult(moved(carry.state, lane.setting.centre), log_likelihood, carry.n_iter, status, carry.trace, lanes)
+    return FitResult(moved(carry.state, centre), log_likelihood, carry.n_iter, status, carry.trace, lanes)
 
 
 def best(results: FitResult) -> FitResult:
@@ -102,16 +101,16 @@ def problem(setting: Setting, samples: Samples, accelerate: str | None) -> loop.
 
     accelerator = Squarem(lambda params: to_free(params, setting.unit), bounded) if accelerate else loop.PLAIN
     return loop.Problem(
-        lambda params: expect(params, samples, setting.centre),
+        lambda params: expect(params, samples),
         maximise,
         lambda sums: objective(sums, setting.per_weight),
         accelerator,
     )
 
 
-def expect(params: GMMParams, samples: Samples, centre: Float[Array, " D"]) -> Statistics:
+def expect(params: GMMParams, samples: Samples) -> Statistics:
     """Statistics of all samples, on whatever devices they are."""
-    sums = em.collect(params, samples.X, samples.weight, centre)
+    sums = em.collect(params, samples.X, samples.weight, samples.centre, lanes=samples.lanes)
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 
 

@@ -108,6 +108,12 @@ def moved(params: GMMParams, offset: Float[Array, " D"]) -> GMMParams:
     return replace(params, means=params.means + offset[None])
 
 
+def mixture_centre(params: GMMParams) -> Float[Array, " D"]:
+    """sum_k pi_k mu_k, or the origin where that is not finite."""
+    centre = jnp.sum(params.weights[:, None] * params.means, axis=0)
+    return jnp.where(jnp.isfinite(centre), centre, 0)
+
+
 def covariances(params: GMMParams) -> Array:
     """Covariances as full matrices, whatever the structure.
 

@@ -160,7 +160,13 @@ AWKWARD = {
 
 
 @pytest.mark.filterwarnings("ignore:X is float64, but JAX computes in float32")
-@pytest.mark.parametrize("case", AWKWARD)
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(c, marks=[pytest.mark.slow] if c in ("bytes", "half precision", "booleans", "copied columns") else [])
+        for c in AWKWARD
+    ],
+)
 def test_awkward_input_meets_a_finite_fit(case):
     samples = AWKWARD[case]
     if isinstance(samples, np.ndarray) and case == "strided":

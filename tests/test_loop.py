@@ -102,7 +102,7 @@ def test_stopping_and_going_on_is_going_on():
 
 @pytest.mark.parametrize("accelerate", [None, "squarem"])
 def test_em_is_resumable_bit_for_bit(accelerate):
-    params, samples = random_mixture("full"), Samples(jnp.asarray(random_samples()), None)
+    params, samples = random_mixture("full"), Samples(jnp.asarray(random_samples()), None, jnp.zeros(2))
     tol = jnp.asarray(1e-6)
     start = lanes.begin(params, samples, jnp.asarray(1e-6), accelerate, 12)
     go = jax.jit(lambda lane, passes: lanes.advance(lane, samples, passes, tol, accelerate))

@@ -41,6 +41,9 @@ class Structure(abc.ABC):
 
     name: ClassVar[str]
 
+    separate: ClassVar[bool] = False
+    """Has each component a matrix of its own? Then whitening all at once is worth a form of its own: ``contract.WHITENED``."""
+
     # The family.
     @abc.abstractmethod
     def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
@@ -87,6 +90,36 @@ class Structure(abc.ABC):
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         """R_label noise: standard normal noise given the covariance of component ``label``."""
 
+    # The fast form: about one centre that all components share, the density is linear in x and in a few products of its
+    # features, so that one large multiplication serves all components, and a second one gives the sums.
+    @abc.abstractmethod
+    def precision(self, factor: Array) -> Array:
+        """Coefficients of the products: x^T P_k x in the form that ``square`` takes."""
+
+    @abc.abstractmethod
+    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+        """P_k mu_k and mu_k^T P_k mu_k."""
+
+    @abc.abstractmethod
+    def products(self, x: Float[Array, "D B"]) -> Float[Array, "F B"]:
+        """Products of features of the samples that the second moments are made of."""
+
+    @abc.abstractmethod
+    def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "F B"]) -> Float[Array, "J B"]:
+        """x^T P_k x; one row where components share it."""
+
+    @abc.abstractmethod
+    def sum_products(self, gamma: Float[Array, "K B"], x: Float[Array, "D B"], products: Float[Array, "F B"]) -> Array:
+        """Sum over the block of gamma times the products, as much of it as the family needs."""
+
+    @abc.abstractmethod
+    def unpack(self, sums: Array, n_features: int) -> Array:
+        """Summed products as second moments about the shared centre."""
+
+    @abc.abstractmethod
+    def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        """s^T |P_k| s and | |W_k| s |, with s^2 = diag Sigma_k + mu_k^2: how large the terms are that cancel."""
+
     # The sums.
     @abc.abstractmethod
     def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Array:
@@ -122,6 +155,15 @@ class Structure(abc.ABC):
 class Dense(Structure):
     """Covariances stored as matrices: (K, D, D), or (D, D) where they are shared."""
 
+    def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        shape = (*means.shape, means.shape[1])
+        factor, cov = jnp.broadcast_to(factor, shape), jnp.broadcast_to(cov, shape)
+        spread = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1) + means * means)
+        precision = jnp.abs(contract("kli,klj->kij", factor, factor))
+        quadratic = contract("ki,kij,kj->k", spread, precision, spread)
+        linear = contract("kij,kj->ki", jnp.abs(factor), spread)
+        return quadratic, jnp.sqrt(jnp.sum(linear * linear, axis=-1))
+
     def root(self, cov: Array) -> Array:
         return jnp.linalg.cholesky(cov)
 
@@ -139,6 +181,20 @@ class Dense(Structure):
 
 class Diagonal(Structure):
     """Covariances without correlation, stored as variances."""
+
+    def precision(self, factor: Array) -> Array:
+        return factor * factor
+
+    def products(self, x: Float[Array, "D B"]) -> Float[Array, "D B"]:
+        return x * x
+
+    def sum_products(
+        self, gamma: Float[Array, "K B"], x: Float[Array, "D B"], products: Float[Array, "D B"]
+    ) -> Float[Array, "K D"]:
+        return contract("kb,db->kd", gamma, products)
+
+    def unpack(self, sums: Array, n_features: int) -> Float[Array, "K D"]:
+        return sums
 
     def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Float[Array, "K D"]:
         return jnp.sum(gamma[:, None, :] * diff * diff, axis=-1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Integer
 
@@ -17,6 +18,7 @@ class Full(Dense):
     """One matrix per component (mclust VVV); ``cov`` is (K, D, D), squared data units."""
 
     name = "full"
+    separate = True
 
     def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
         return divide_or_keep(scatter, count, previous)
@@ -41,6 +43,33 @@ class Full(Dense):
 
     def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
         return contract("kij,kjb->kib", factor, diff)
+
+    def precision(self, factor: Array) -> Float[Array, "K F"]:
+        precision = contract("kli,klj->kij", factor, factor)
+        row, column = np.triu_indices(factor.shape[-1])
+        return precision[:, row, column] * jnp.where(row == column, 1, 2).astype(factor.dtype)[None]
+
+    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+        white = contract("kij,kj->ki", factor, means)
+        return contract("kji,kj->ki", factor, white), jnp.sum(white * white, axis=-1)
+
+    def products(self, x: Float[Array, "D B"]) -> Float[Array, "F B"]:
+        row, column = np.triu_indices(x.shape[0])
+        return x[row] * x[column]
+
+    def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "F B"]) -> Float[Array, "K B"]:
+        return contract("kf,fb->kb", precision, products)
+
+    def sum_products(
+        self, gamma: Float[Array, "K B"], x: Float[Array, "D B"], products: Float[Array, "F B"]
+    ) -> Float[Array, "K F"]:
+        return contract("kb,fb->kf", gamma, products)
+
+    def unpack(self, sums: Float[Array, "K F"], n_features: int) -> Float[Array, "K D D"]:
+        row, column = np.triu_indices(n_features)
+        place = np.zeros((n_features, n_features), np.int32)
+        place[row, column] = place[column, row] = np.arange(len(row))
+        return sums[:, place]
 
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         return contract("ij,j->i", root[label], noise)

@@ -42,6 +42,17 @@ class Spherical(Diagonal):
     def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
         return factor[:, None, None] * diff
 
+    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+        white = factor[:, None] * means
+        return factor[:, None] * white, jnp.sum(white * white, axis=-1)
+
+    def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "D B"]) -> Float[Array, "K B"]:
+        return precision[:, None] * jnp.sum(products, axis=0)[None]
+
+    def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        quadratic = jnp.sum(1 + (factor[:, None] * means) ** 2, axis=-1)
+        return quadratic, jnp.sqrt(quadratic)
+
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         return root[label] * noise
 

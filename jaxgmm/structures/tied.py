@@ -43,6 +43,28 @@ class Tied(Dense):
     def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
         return contract("ij,kjb->kib", factor, diff)
 
+    def precision(self, factor: Array) -> Float[Array, "D D"]:
+        return factor
+
+    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+        white = contract("ij,kj->ki", factor, means)
+        return contract("ji,kj->ki", factor, white), jnp.sum(white * white, axis=-1)
+
+    def products(self, x: Float[Array, "D B"]) -> Float[Array, "0 B"]:
+        return x[:0]
+
+    def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "0 B"]) -> Float[Array, "1 B"]:
+        white = contract("ij,jb->ib", precision, x)
+        return jnp.sum(white * white, axis=0)[None]
+
+    def sum_products(
+        self, gamma: Float[Array, "K B"], x: Float[Array, "D B"], products: Float[Array, "0 B"]
+    ) -> Float[Array, "D D"]:
+        return contract("ib,jb->ij", jnp.sum(gamma, axis=0)[None] * x, x)
+
+    def unpack(self, sums: Float[Array, "D D"], n_features: int) -> Float[Array, "D D"]:
+        return sums
+
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         return contract("ij,j->i", root, noise)
 

@@ -1,0 +1,94 @@
+"""The forms of a pass: each against float64 on both sides of the switch, and the bound that chooses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from structures import NAMES
+
+import jaxgmm
+from jaxgmm import contract, em
+
+N, D, K = 600, 3, 4
+
+
+def separated(name, distance, dtype, correlation=0.9):
+    """Components ``distance`` standard deviations from the centre, and samples of them."""
+    rng = np.random.default_rng(0)
+    root = np.linalg.cholesky(np.full((D, D), correlation) + (1 - correlation) * np.eye(D))
+    means = distance * np.stack([np.ones(D), -np.ones(D), np.eye(D)[0], -np.eye(D)[0]])
+    X = (means[rng.integers(K, size=N)] + rng.normal(size=(N, D)) @ root.T).astype(np.float32)
+    params = jaxgmm.GMMParams.from_moments(np.full(K, 1 / K), means.astype(np.float32), np.stack([root @ root.T] * K), name)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype), params), X.astype(dtype)
+
+
+@jax.jit
+def pass_in(form, params, X):
+    """A pass in the form asked for, which is traced: one compilation serves all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(contract, "safe_form", lambda *_: form)
+        return em.collect.__wrapped__(params, X, None, jnp.zeros(D, X.dtype))
+
+
+def sums(params, X, form):
+    return pass_in(jnp.int32(form), params, jnp.asarray(X))
+
+
+def chosen(params):
+    structure = params.structure
+    whitener = structure.whitener(params.cov, K, D)
+    return int(contract.safe_form(structure, whitener, params.weights, params.means, params.cov))
+
+
+FORMS = [(name, form) for name in NAMES for form in range(3) if name == "full" or form != contract.WHITENED]
+
+
+@pytest.mark.parametrize(("name", "form"), FORMS)
+def test_forms_agree_in_double_precision(name, form, x64):
+    params, X = separated(name, 2.0, np.float64)
+    reference = sums(params, X, contract.CENTRED)
+    for a, b in zip(jax.tree.leaves(sums(params, X, form)), jax.tree.leaves(reference), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-10)
+
+
+@pytest.mark.parametrize("distance", [1.0, 10.0, 100.0, 1000.0])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_chosen_form_stays_within_its_budget(name, distance):
+    params, X = separated(name, distance, np.float32)
+    form = chosen(params)
+    found = sums(params, X, form)
+    safest = sums(params, X, contract.CENTRED)
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf, np.float64)), params)
+        exact = sums(wide, np.asarray(X, np.float64), contract.CENTRED)
+        metric = np.linalg.inv(np.linalg.cholesky(np.asarray(jaxgmm.covariances(wide))))
+
+        error = np.asarray(found.second, np.float64) - np.asarray(exact.second)
+        if error.shape == (K, D):
+            error = error[:, :, None] * np.eye(D)
+        relative = np.abs(metric @ error @ metric.transpose(0, 2, 1)).max() / N
+        assert abs(float(found.log_likelihood) - float(exact.log_likelihood)) / N <= (
+            contract.BUDGET + abs(float(safest.log_likelihood) - float(exact.log_likelihood)) / N
+        )
+        assert relative <= contract.SUMS_BUDGET
+
+
+def test_the_switch_is_where_the_bound_is_spent(dtype):
+    order = [chosen(separated("full", distance, dtype)[0]) for distance in (1.0, 30.0, 1e3, 1e5, 1e9)]
+    assert order == sorted(order)
+    assert order[0] == contract.EXPANDED
+    assert order[-1] == contract.CENTRED
+    if dtype == np.float32:
+        assert contract.WHITENED in order
+
+
+def test_restarts_take_one_form_together():
+    """A restart that needs the centred form takes the others with it; alone they would not."""
+    near, X = separated("full", 1.0, np.float32)
+    far, _ = separated("full", 1e5, np.float32)
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b]), near, far)
+    centre = jnp.zeros(D, jnp.float32)
+    run = jax.jit(jax.vmap(lambda p: em.collect(p, jnp.asarray(X), None, centre, lanes="lanes"), axis_name="lanes"))
+    for lane, params in enumerate((near, far)):
+        alone = em.collect(params, jnp.asarray(X), None, centre)
+        np.testing.assert_allclose(run(both).count[lane], alone.count, rtol=1e-4)
