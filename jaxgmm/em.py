@@ -214,7 +214,7 @@ def statistics(
     return collect(params, X, sample_weight, centre, block_size=block_size)
 
 
-@partial(jax.jit, static_argnames=("block_size", "lanes"))
+@partial(jax.jit, static_argnames=("block_size", "lanes", "safest"))
 def collect(
     params: GMMParams,
     X: Shaped[Array, "N D"],
@@ -223,11 +223,12 @@ def collect(
     *,
     block_size: int | None = None,
     lanes: str | None = None,
+    safest: bool = False,
 ) -> Statistics:
-    """``statistics`` without the door; ``lanes`` names a ``vmap`` axis of mixtures over the same samples."""
+    """``statistics`` without the door; ``lanes`` and ``safest`` are those of ``contract.expect``."""
     params = cast(params, float_dtype(X))
     return contract.expect(
-        params.structure, params.weights, params.means, params.cov, X, sample_weight, bayes, centre, block_size, lanes
+        params.structure, params.weights, params.means, params.cov, X, sample_weight, bayes, centre, block_size, lanes, safest
     )
 
 

@@ -54,7 +54,7 @@ class Lane(NamedTuple):
 def begin(params: GMMParams, samples: Samples, covariance_floor: Array, accelerate: str | None, trace: int) -> Lane:
     """Evaluate the start: one pass, which also sets the scale of the floor."""
     params = moved(params, -samples.centre)
-    sums = expect(params, samples)
+    sums = expect(params, samples, safest=True)  # one pass; the loop chooses
     scale = em.absolute_floor(params, sums, jnp.ones_like(sums.weight))
     floor = covariance_floor * scale if covariance_floor.ndim == 0 else covariance_floor
     weight = samples.weight
@@ -108,9 +108,9 @@ def problem(setting: Setting, samples: Samples, accelerate: str | None) -> loop.
     )
 
 
-def expect(params: GMMParams, samples: Samples) -> Statistics:
+def expect(params: GMMParams, samples: Samples, safest: bool = False) -> Statistics:
     """Statistics of all samples, on whatever devices they are."""
-    sums = em.collect(params, samples.X, samples.weight, samples.centre, lanes=samples.lanes)
+    sums = em.collect(params, samples.X, samples.weight, samples.centre, lanes=samples.lanes, safest=safest)
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 
 

@@ -163,7 +163,12 @@ AWKWARD = {
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(c, marks=[pytest.mark.slow] if c in ("bytes", "half precision", "booleans", "copied columns") else [])
+        pytest.param(
+            c,
+            marks=[pytest.mark.slow]
+            if c in ("bytes", "half precision", "booleans", "copied columns", "two constant columns")
+            else [],
+        )
         for c in AWKWARD
     ],
 )

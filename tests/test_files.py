@@ -194,6 +194,7 @@ def test_bad_input_is_one_line_and_code_two(case, run, tmp_path):
     assert pytest.importorskip("re").search(message, err), err
 
 
+@pytest.mark.slow
 def test_the_installed_command(tmp_path):
     """README's first command, as a process of its own."""
     command = [sys.executable, "-c", "from jaxgmm.cli import main; main()", "fit", str(DATA / "faithful.csv")]

@@ -78,6 +78,7 @@ def test_rounds_change_nothing(monkeypatch):
     assert seen[-1].n_iter == max(rounds.lanes.n_iter)
 
 
+@pytest.mark.slow
 def test_fit_under_a_trace_is_the_same_fit(x64):
     X = random_samples(n=60)
     plain = jaxgmm.fit(KEY, X, K, n_restarts=3, max_iter=20)

@@ -1,0 +1,1 @@
+"""Timings of jaxgmm beside its peers: ``python -m benchmarks``."""

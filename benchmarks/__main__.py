@@ -1,0 +1,138 @@
+"""Time jaxgmm beside its peers, each comparison in a process of its own, and print the ratios.
+
+``python -m benchmarks [--quick] [--json FILE] [--chart FILE]``; the extra ``bench`` holds what it needs. A comparison counts
+only if both sides computed the same thing; where they did not, the table says so and the exit code is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.rows import ROWS, Row
+
+
+def worker(row: Row, side: str, what: str) -> Any:
+    command = [sys.executable, "-m", "benchmarks.worker", row.name, side, what]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{row.name}, {side}: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on."""
+    info = Path("/proc/cpuinfo")
+    models = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
+    )
+    packages = ("jax", "jaxlib", "jaxgmm", "numpy", "scikit-learn", "gmmx")
+    versions = {name: importlib.metadata.version(name) for name in packages if _installed(name)}
+    return {
+        "date": date.today().isoformat(),
+        "processor": models[0] if models else platform.processor(),
+        "cores": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def measure(row: Row, peers: list[str], rounds: int, console: Console) -> list[dict[str, Any]]:
+    found = []
+    ours = worker(row, "jaxgmm", "memory")
+    for peer in peers:
+        console.print(f"[dim]{row.name}: {peer}", highlight=False)
+        result = {} if row.kind == "memory" else worker(row, peer, str(rounds))
+        result |= {"memory_mb": ours, "peer_memory_mb": worker(row, peer, "memory")}
+        found.append({"row": row.name, "kind": row.kind, "peer": peer, "must": row.must, "aim": row.aim} | result)
+    return found
+
+
+def table(results: list[dict[str, Any]]) -> Table:
+    out = Table(title="Times of the peer over times of jaxgmm (memory rows: MB beyond the data)")
+    for heading in (
+        "workload",
+        "peer",
+        "jaxgmm",
+        "peer's",
+        "ratio",
+        "of medians",
+        "must",
+        "aim",
+        "MB",
+        "peer's MB",
+        "same result",
+    ):
+        out.add_column(heading, justify="left" if heading in ("workload", "peer") else "right")
+    for r in results:
+        timed = r["kind"] != "memory"
+        times = [f"{1e3 * r[k]:.1f} ms" for k in ("seconds", "peer_seconds")] if timed else ["", ""]
+        ratios = [f"{r[k]:.1f}" for k in ("ratio", "ratio_of_medians")] if timed else ["", ""]
+        memory = ["" if r[k] is None else f"{r[k]:.0f}" for k in ("memory_mb", "peer_memory_mb")]
+        same = ("yes" if r["agree"] else "NO") if timed else ""
+        out.add_row(r["row"], r["peer"], *times, *ratios, f"{r['must']:g}", f"{r['aim']:g}", *memory, same)
+    return out
+
+
+def chart(results: list[dict[str, Any]], file: Path) -> None:
+    """Ratios as bars on a logarithmic axis, with what is asked of each."""
+    from matplotlib.figure import Figure
+
+    timed = [r for r in results if r["kind"] != "memory"][::-1]
+    figure = Figure(figsize=(8, 0.6 + 0.45 * len(timed)), layout="constrained")
+    ax = figure.subplots()
+    for i, r in enumerate(timed):
+        ax.barh(i, r["ratio_of_medians"], color="#0072B2" if r["peer"] == "scikit-learn" else "#E69F00")
+        ax.text(r["ratio_of_medians"] * 1.05, i, f"{r['ratio_of_medians']:.1f}", va="center")
+        ax.plot([r["must"]] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.5)
+    ax.set_yticks(range(len(timed)), [f"{r['row']}\nagainst {r['peer']}" for r in timed], fontsize=8)
+    ax.set_xscale("log")
+    ax.axvline(1, color="grey", linewidth=0.8)
+    ax.set_xlim(0.9, 2 * max(r["ratio_of_medians"] for r in timed))
+    ax.set_xlabel("time of the peer over time of jaxgmm (line: what we ask of ourselves)")
+    figure.savefig(file, dpi=150)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="five rounds instead of nine, scikit-learn only")
+    parser.add_argument("--rows", default="", help="only the workloads whose name holds this text")
+    parser.add_argument("--json", type=Path, help="write results and versions to this file")
+    parser.add_argument("--chart", type=Path, help="draw the ratios to this picture")
+    options = parser.parse_args()
+    console = Console()
+    results = []
+    for row in ROWS.values():
+        if options.rows in row.name:
+            peers = [p for p in row.peers if _installed(p) and (p == "scikit-learn" or not options.quick)]
+            results += measure(row, peers, 5 if options.quick else 9, console)
+    about = machine()
+    console.print(table(results))
+    console.print(f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['versions']}", highlight=False)
+    if options.json:
+        options.json.write_text(json.dumps({"machine": about, "results": results}, indent=1) + "\n")
+    if options.chart:
+        chart(results, options.chart)
+    return 0 if all(r.get("agree", True) for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""The workloads: one row of the table each, with the figures that are asked of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Row:
+    """A workload.
+
+    Attributes:
+      name: what the table says.
+      kind: "iteration" (time of one more EM step from a fixed start), "restarts" (a whole fit from random starts), or
+        "memory" (peak beyond the data, no timing).
+      must, aim: ratios asked for, or MB in a "memory" row.
+      peer_floor: what the peers add to covariances, zero unless their float32 fails without it.
+      many: EM steps of the longer of the two runs whose difference is timed; the shorter does one.
+    """
+
+    name: str
+    kind: str
+    n_samples: int
+    n_features: int
+    n_components: int
+    dtype: str = "float32"
+    covariance_type: str = "full"
+    must: float = 0
+    aim: float = 0
+    many: int = 4
+    peer_floor: float = 0.0
+    peers: tuple[str, ...] = ("scikit-learn", "gmmx")
+
+
+ROWS = {
+    row.name: row
+    for row in (
+        Row("full 100k x 32, K=32, float32", "iteration", 100_000, 32, 32, must=8, aim=12),
+        Row("full 100k x 32, K=32, float64", "iteration", 100_000, 32, 32, "float64", must=7, aim=9, peers=("scikit-learn",)),
+        Row("full 200k x 8, K=16, float32", "iteration", 200_000, 8, 16, must=20, aim=40),
+        Row("full 500k x 2, K=8, float32", "iteration", 500_000, 2, 8, must=30, aim=60),
+        Row(
+            "full 30k x 64, K=100, float32", "iteration", 30_000, 64, 100, must=8, aim=12, many=3,
+            peers=("scikit-learn",), peer_floor=1e-3,
+        ),
+        Row(
+            "diag 200k x 32, K=32, float32", "iteration", 200_000, 32, 32, covariance_type="diag", must=6, aim=12,
+            peers=("scikit-learn",),
+        ),
+        Row("16 restarts, 4000 x 8, K=8", "restarts", 4000, 8, 8, must=10, aim=30, peers=("scikit-learn",)),
+        Row(
+            "memory, full 2M x 16, K=32, float32", "memory", 2_000_000, 16, 32, must=64, aim=32, many=2, peers=("scikit-learn",)
+        ),
+    )
+}  # fmt: skip
+
+
+def samples(row: Row) -> np.ndarray:
+    """(N, D) clusters of one correlated shape, as every side sees them."""
+    n, d, k = row.n_samples, row.n_features, row.n_components
+    rng = np.random.default_rng(0)
+    mu = 2 * rng.normal(size=(k, d))
+    z = rng.integers(k, size=n)
+    return (mu[z] + rng.normal(size=(n, d)) @ (0.2 * rng.normal(size=(d, d)) + np.eye(d))).astype(row.dtype)
+
+
+def start(X: np.ndarray, n_components: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Equal weights, the first K samples as means, the covariance of the data for each."""
+    weights = np.full(n_components, 1 / n_components, X.dtype)
+    return weights, X[:n_components].copy(), np.repeat(np.cov(X.T).astype(X.dtype)[None], n_components, axis=0)
+
+
+def mean_log_likelihood(X: np.ndarray, weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> float:
+    """A referee that belongs to no side: nats a sample in float64, over at most 20,000 samples."""
+    X = X[:20_000].astype(np.float64)
+    log_joint = np.empty((len(weights), len(X)))
+    for k, (weight, mean, covariance) in enumerate(zip(weights, means, np.asarray(covariances, np.float64), strict=True)):
+        root = np.linalg.cholesky(covariance)
+        white = np.linalg.solve(root, (X - np.asarray(mean, np.float64)[None]).T)
+        log_det = np.log(np.diagonal(root)).sum() + X.shape[1] / 2 * np.log(2 * np.pi)
+        log_joint[k] = np.log(weight) - 0.5 * (white**2).sum(axis=0) - log_det
+    largest = log_joint.max(axis=0)
+    return float((largest + np.log(np.exp(log_joint - largest).sum(axis=0))).mean())
