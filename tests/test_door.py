@@ -166,7 +166,7 @@ AWKWARD = {
         pytest.param(
             c,
             marks=[pytest.mark.slow]
-            if c in ("bytes", "half precision", "booleans", "copied columns", "two constant columns")
+            if c in ("bytes", "half precision", "booleans", "copied columns", "two constant columns", "more features than rows")
             else [],
         )
         for c in AWKWARD
@@ -197,6 +197,7 @@ def test_every_row_its_own_component():
     assert np.isfinite(np.asarray(fit.params.cov)).all()
 
 
+@pytest.mark.slow
 def test_a_row_of_weight_zero_may_hold_anything():
     weight = np.ones(30)
     weight[3] = 0

@@ -260,6 +260,7 @@ def test_forward_mode_goes_through_fit_from(x64):
     np.testing.assert_allclose(slope, (means(1e-6) - means(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_trace_and_lanes_have_the_documented_shapes():
     fit = jaxgmm.fit(KEY, random_samples(), K, n_restarts=3, max_iter=4, trace=6)
     assert fit.trace.shape == (6,)
