@@ -191,6 +191,9 @@ def statistics(
       centre: (D,) what ``params.means`` are relative to; the origin without.
       block_size: samples a block; the result depends on it by rounding only.
 
+    Forward-mode derivatives only: which form a pass takes is decided in a ``while``. For reverse mode differentiate
+    ``log_likelihood``.
+
     Returns:
       Sums that add: those of two sets of samples, under the same ``params``, are those of both.
 

@@ -33,8 +33,8 @@ LLOYD_TOL = 1e-4
 """Lloyd's passes, and the fall of the mean squared distance, per feature, at which they stop."""
 
 TRIES, TRY_PASSES, NEAR = 4, 5, 1.2
-"""Sets of seeds, Lloyd's passes that each is given, and how near to the least squared distance of all a set must come: the
-first that does goes on. A gross local optimum is left, and restarts stay as diverse as they were (DECISIONS.md)."""
+"""Sets of seeds, Lloyd's passes that each is given, and how many times less inertia a later one needs to take the place of
+an earlier: a gross local optimum is left, and restarts stay as diverse as they were (DECISIONS.md)."""
 
 START_SAMPLES, START_SAMPLES_EACH = 1 << 14, 8
 """k-means looks at no more than this many samples, or this many times what the covariances need."""
@@ -151,7 +151,7 @@ def kmeans(
 ) -> GMMParams:
     """Moments of the clusters that k-means finds in whitened coordinates.
 
-    Of many samples it looks at some, drawn by weight, so that a start costs the same however large X is. A cluster of fewer
+    Of many samples it looks at some, drawn by weight, so that its passes cost the same however large X is. A cluster of fewer
     samples than its covariance needs is set aside as outliers, and the rest is clustered anew: one far sample would
     otherwise own both the whitening and a seed, and EM would start on a spike.
     """
@@ -307,7 +307,7 @@ def seeds(
 def cluster(
     key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
 ) -> Float[Array, "K D"]:
-    """Centres of k-means: a few short tries, then Lloyd's passes to the end from the first that comes near the best."""
+    """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far."""
     key, last = jax.random.split(key)
 
     def attempt(best: tuple[Array, Array], turn: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
