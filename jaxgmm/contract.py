@@ -30,6 +30,7 @@ from jaxtyping import Float, Integer
 
 from jaxgmm import blocks
 from jaxgmm.numerics import apply_if, contract, divide_or_keep, sum_compensated, varying_with
+from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics
@@ -100,10 +101,7 @@ def moments(
 
 
 def expect(
-    structure: Structure,
-    weights: Float[Array, " K"],
-    means: Float[Array, "K D"],
-    cov: Array,
+    params: GMMParams,
     X: Array,
     sample_weight: Array | None,
     bayes: Callable[..., tuple[Array, Array]],
@@ -115,7 +113,7 @@ def expect(
     """The E-step and its sums in one pass over X, in the fastest form that is safe.
 
     Args:
-      structure, weights, means, cov: the mixture, its means relative to ``centre``.
+      params: the mixture, its means relative to ``centre``.
       X: (N, D) samples.
       sample_weight: (N,) or None.
       bayes: (weights, log densities (K, B)) -> gamma (K, B) and log p(x) (B,).
@@ -124,54 +122,50 @@ def expect(
       lanes: name of a ``vmap`` axis of restarts over the same samples, which then take the same form.
       safest: take ``CENTRED`` unseen; a program with one form compiles sooner.
     """
-    n_components, n_features = means.shape
-    whitener = structure.whitener(cov, n_components, n_features)
+    structure = params.structure
+    whitener = structure.whitener(params.cov, params.n_components, params.n_features)
 
     def posterior(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
-        return bayes(weights, log_gaussians(structure, whitener, diff))
+        return bayes(params.weights, log_gaussians(structure, whitener, diff))
 
     def centred(_: Statistics | None) -> Statistics:
-        return moments(structure, means, (X,), sample_weight, posterior, centre, block_size)
+        return moments(structure, params.means, (X,), sample_weight, posterior, centre, block_size)
 
     if safest:
         return centred(None)
     n_lanes = jax.lax.axis_size(lanes) if lanes else 1
-    form = safe_form(structure, whitener, weights, means, cov)
+    form = safe_form(params, whitener)
     if lanes:
         form = jax.lax.pmax(form, lanes)
 
     def expanded(whitened: bool, _: Statistics) -> Statistics:
-        return _expanded(structure, whitener, whitened, weights, means, X, sample_weight, bayes, centre, block_size, n_lanes)
+        return _expanded(params, whitener, whitened, X, sample_weight, bayes, centre, block_size, n_lanes)
 
     forms: dict[int, Callable[[Statistics], Statistics]] = {EXPANDED: partial(expanded, False), CENTRED: centred}
     if structure.separate:
         forms[WHITENED] = partial(expanded, True)
     nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(centred, None))
-    sums = varying_with(nothing, X, sample_weight, means)
+    sums = varying_with(nothing, X, sample_weight, params.means)
     for name, function in forms.items():
         sums = apply_if(form == name, function, sums)
     return sums
 
 
-def safe_form(
-    structure: Structure, whitener: Whitener, weights: Float[Array, " K"], means: Float[Array, "K D"], cov: Array
-) -> Integer[Array, ""]:
+def safe_form(params: GMMParams, whitener: Whitener) -> Integer[Array, ""]:
     """The fastest form whose rounding stays within the budgets, from the mixture alone."""
-    quadratic, linear = structure.reach(whitener.factor, cov, means)
-    share = jnp.where(weights > 0, weights, 0)
-    unit = jnp.finfo(means.dtype).eps / 2
+    quadratic, linear = params.structure.reach(whitener.factor, params.cov, params.means)
+    share = jnp.where(params.weights > 0, params.weights, 0)
+    unit = jnp.finfo(params.means.dtype).eps / 2
     quadratic, linear = (unit * jnp.sum(share * jnp.where(share > 0, bound, 0)) for bound in (quadratic, linear))
     expandable = quadratic <= BUDGET
-    whitenable = structure.separate & (linear <= BUDGET) & (quadratic <= SUMS_BUDGET)
+    whitenable = params.structure.separate & (linear <= BUDGET) & (quadratic <= SUMS_BUDGET)
     return jnp.select([expandable, whitenable], [EXPANDED, WHITENED], CENTRED).astype(jnp.int32)
 
 
 def _expanded(
-    structure: Structure,
+    params: GMMParams,
     whitener: Whitener,
     whitened: bool,
-    weights: Float[Array, " K"],
-    means: Float[Array, "K D"],
     X: Array,
     sample_weight: Array | None,
     bayes: Callable[..., tuple[Array, Array]],
@@ -180,8 +174,8 @@ def _expanded(
     n_lanes: int,
 ) -> Statistics:
     """``EXPANDED``, or ``WHITENED``."""
+    structure, means, factor = params.structure, params.means, whitener.factor
     n_components, n_features = means.shape
-    factor = whitener.factor
     pull, pull_square = structure.pull(factor, means)
     constant = -0.5 * (n_features * math.log(2 * math.pi) + whitener.log_det)
     precision = structure.precision(factor)
@@ -197,7 +191,7 @@ def _expanded(
         else:
             linear = contract("kd,db->kb", pull, x)
             distance = structure.square(precision, x, products) - 2 * linear + pull_square[:, None]
-        gamma, log_px = bayes(weights, constant[:, None] - 0.5 * distance)
+        gamma, log_px = bayes(params.weights, constant[:, None] - 0.5 * distance)
         present = weight > 0
         gamma = jnp.where(present[None], gamma * weight[None], 0)
         return (

@@ -230,9 +230,7 @@ def collect(
 ) -> Statistics:
     """``statistics`` without the door; ``lanes`` and ``safest`` are those of ``contract.expect``."""
     params = cast(params, float_dtype(X))
-    return contract.expect(
-        params.structure, params.weights, params.means, params.cov, X, sample_weight, bayes, centre, block_size, lanes, safest
-    )
+    return contract.expect(params, X, sample_weight, bayes, centre, block_size, lanes, safest)
 
 
 def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLike | None = None) -> GMMParams:

@@ -258,8 +258,13 @@ def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Ar
     One uniform a pick and rows in their order: a row of weight two is drawn where the row seen twice would be.
     """
     mass = jnp.where(jnp.sum(mass) > 0, mass, fallback)
+    return place(uniform, mass)
+
+
+def place(share: Float[Array, "*picks"], mass: Float[Array, " N"]) -> Integer[Array, "*picks"]:
+    """The rows at which the cumulative mass passes these shares of the total; never one without mass."""
     reached = jnp.cumsum(mass)
-    index = jnp.searchsorted(reached, uniform * reached[-1], side="right")
+    index = jnp.searchsorted(reached, share * reached[-1], side="right")
     return jnp.minimum(index, jnp.searchsorted(reached, reached[-1], side="left"))
 
 
@@ -267,11 +272,8 @@ def subsample(
     key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n: int
 ) -> tuple[Float[Array, "n D"], Float[Array, " n"]]:
     """``n`` samples, one from each n-th of the weight in the order of X, and a weight of one for each."""
-    reached = jnp.cumsum(weight)
-    place = jnp.arange(n, dtype=weight.dtype) + jax.random.uniform(key, (n,), weight.dtype)
-    index = jnp.searchsorted(reached, place * (reached[-1] / n), side="right")
-    index = jnp.minimum(index, jnp.searchsorted(reached, reached[-1], side="left"))
-    return X[index].astype(weight.dtype), jnp.ones_like(place)
+    share = (jnp.arange(n, dtype=weight.dtype) + jax.random.uniform(key, (n,), weight.dtype)) / n
+    return X[place(share, weight)].astype(weight.dtype), jnp.ones_like(share)
 
 
 def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> Float[Array, "K B"]:

@@ -23,7 +23,7 @@ FLOORS = {
 STEPS = {
     "blocks": {"numerics"},
     "loop": {"numerics"},
-    "contract": {"sums"},
+    "contract": {"params", "sums"},
     "result": {"params"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

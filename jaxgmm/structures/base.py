@@ -155,6 +155,11 @@ class Structure(abc.ABC):
 class Dense(Structure):
     """Covariances stored as matrices: (K, D, D), or (D, D) where they are shared."""
 
+    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+        factor = jnp.broadcast_to(factor, (*means.shape, means.shape[1]))
+        white = contract("kij,kj->ki", factor, means)
+        return contract("kji,kj->ki", factor, white), jnp.sum(white * white, axis=-1)
+
     def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
         shape = (*means.shape, means.shape[1])
         factor, cov = jnp.broadcast_to(factor, shape), jnp.broadcast_to(cov, shape)
@@ -182,8 +187,22 @@ class Dense(Structure):
 class Diagonal(Structure):
     """Covariances without correlation, stored as variances."""
 
+    def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
+        return _by_feature(factor)[:, :, None] * diff
+
+    def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
+        return root[label] * noise
+
     def precision(self, factor: Array) -> Array:
         return factor * factor
+
+    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+        white = _by_feature(factor) * means
+        return _by_feature(factor) * white, jnp.sum(white * white, axis=-1)
+
+    def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        quadratic = jnp.sum(1 + (_by_feature(factor) * means) ** 2, axis=-1)
+        return quadratic, jnp.sqrt(quadratic)
 
     def products(self, x: Float[Array, "D B"]) -> Float[Array, "D B"]:
         return x * x
@@ -213,6 +232,11 @@ class Diagonal(Structure):
 
     def from_free(self, free: Array, unit: Float[Array, " D"]) -> Array:
         return jnp.exp(2 * free)
+
+
+def _by_feature(factor: Array) -> Float[Array, "K J"]:
+    """A factor a component as a column, one a component and feature as it is."""
+    return factor.reshape(factor.shape[0], -1)
 
 
 def each(function: Callable[..., T], cov: Array, *shared: Array) -> T:

@@ -49,10 +49,6 @@ class Full(Dense):
         row, column = np.triu_indices(factor.shape[-1])
         return precision[:, row, column] * jnp.where(row == column, 1, 2).astype(factor.dtype)[None]
 
-    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
-        white = contract("kij,kj->ki", factor, means)
-        return contract("kji,kj->ki", factor, white), jnp.sum(white * white, axis=-1)
-
     def products(self, x: Float[Array, "D B"]) -> Float[Array, "F B"]:
         row, column = np.triu_indices(x.shape[0])
         return x[row] * x[column]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer
+from jaxtyping import Float
 
 from jaxgmm.numerics import divide_or_keep
 from jaxgmm.structures.base import Diagonal, Whitener
@@ -39,22 +39,8 @@ class Spherical(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), n_features * jnp.log(cov))
 
-    def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
-        return factor[:, None, None] * diff
-
-    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
-        white = factor[:, None] * means
-        return factor[:, None] * white, jnp.sum(white * white, axis=-1)
-
     def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "D B"]) -> Float[Array, "K B"]:
         return precision[:, None] * jnp.sum(products, axis=0)[None]
-
-    def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        quadratic = jnp.sum(1 + (factor[:, None] * means) ** 2, axis=-1)
-        return quadratic, jnp.sqrt(quadratic)
-
-    def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
-        return root[label] * noise
 
     def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
         return jnp.maximum(cov, jnp.max(floor))

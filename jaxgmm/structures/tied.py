@@ -46,10 +46,6 @@ class Tied(Dense):
     def precision(self, factor: Array) -> Float[Array, "D D"]:
         return factor
 
-    def pull(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
-        white = contract("ij,kj->ki", factor, means)
-        return contract("ji,kj->ki", factor, white), jnp.sum(white * white, axis=-1)
-
     def products(self, x: Float[Array, "D B"]) -> Float[Array, "0 B"]:
         return x[:0]
 
