@@ -88,7 +88,7 @@ def moments(
         gamma = jnp.where(present[None], gamma * weight[None], 0)
         first = jnp.sum(gamma[:, None, :] * diff, axis=-1)
         return (
-            weight,
+            jnp.sum(weight),
             jnp.sum(gamma, axis=-1),
             first,
             structure.second_moment(gamma, diff),
@@ -195,7 +195,7 @@ def _expanded(
         present = weight > 0
         gamma = jnp.where(present[None], gamma * weight[None], 0)
         return (
-            weight,
+            jnp.sum(weight),
             jnp.sum(gamma, axis=-1),
             contract("kb,db->kd", gamma, x),
             structure.sum_products(gamma, x, products),
@@ -217,10 +217,10 @@ def _expanded(
 def _fold(
     step: Callable[..., tuple[Array, ...]], samples: tuple[Array, ...], sample_weight: Array | None, size: int, means: Array
 ) -> Statistics:
-    """Sum a step's (weights, counts, first and second moments, log densities) over all blocks."""
+    """Sum a step's (weight, counts, first and second moments, log densities) over all blocks."""
     sums, lost = blocks.fold(step, samples, sample_weight, min(size, samples[0].shape[0]), means.dtype, means)
-    (weight, count, first, second, log_px), (weight_lost, *lost_moments, log_px_lost) = sums, lost
+    *moments, log_px = sums
+    *moments_lost, log_px_lost = lost
     log_likelihood, log_likelihood_lost = sum_compensated(log_px, log_px_lost)
-    count, first, second = jax.tree.map(jnp.add, (count, first, second), tuple(lost_moments))
-    weight, _ = sum_compensated(weight, weight_lost)
+    weight, count, first, second = jax.tree.map(jnp.add, moments, moments_lost)
     return Statistics(weight, count, first, second, log_likelihood, log_likelihood_lost)

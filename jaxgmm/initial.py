@@ -166,7 +166,10 @@ def kmeans(
         mean, cov = whole(X, kept)
         frame = Frame(mean, cov, inverse_root(cov)[0])
         fresh = jax.random.fold_in(key, turn)
-        centres = (cluster if lloyd else seeds)(fresh, X, kept, frame, n_components)
+        if lloyd:
+            centres = cluster(fresh, X, kept, frame, n_components)
+        else:
+            centres = seeds(jax.random.uniform(fresh, (n_components,), kept.dtype), X, kept, frame)
         label, count = nearest(X, kept, frame, centres)
         small = (count > 0) & (count < least)
         rest = jnp.where(small[label], 0, kept)
@@ -283,10 +286,9 @@ def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> F
 
 
 def seeds(
-    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
+    uniforms: Float[Array, " K"], X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame
 ) -> Float[Array, "K D"]:
     """k-means++: each seed is drawn with probability proportional to weight times squared distance to the seeds before."""
-    uniforms = jax.random.uniform(key, (n_components,), weight.dtype)
     size = blocks.block_size(X.shape[0], X.shape[1], weight.dtype.itemsize)
 
     def distance_to(seed: Float[Array, " D"]) -> Float[Array, " N"]:
@@ -301,7 +303,7 @@ def seeds(
         seed = frame.white(X[index].astype(weight.dtype)[:, None])[:, 0]
         return jnp.minimum(nearest, distance_to(seed)), seed
 
-    is_first = jnp.arange(n_components) == 0
+    is_first = jnp.arange(uniforms.shape[0]) == 0
     start = varying_with(jnp.full_like(weight, jnp.inf), X, weight, uniforms)
     return lax.scan(pick, start, (uniforms, is_first))[1]
 
@@ -310,11 +312,11 @@ def cluster(
     key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
 ) -> Float[Array, "K D"]:
     """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far."""
-    key, last = jax.random.split(key)
+    uniforms = jax.random.uniform(key, (TRIES + 1, n_components), weight.dtype)
 
     def attempt(best: tuple[Array, Array], turn: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        key, is_last = turn
-        fresh = seeds(key, X, weight, frame, n_components)
+        uniforms, is_last = turn
+        fresh = seeds(uniforms, X, weight, frame)
         passes = jnp.where(is_last, LLOYD_PASSES, TRY_PASSES)
         found = lloyd_passes(X, weight, frame, jnp.where(is_last, best[0], fresh), passes)
         inertia = found.sums.inertia
@@ -323,8 +325,7 @@ def cluster(
 
     is_last = jnp.arange(TRIES + 1) == TRIES
     start = jnp.zeros((n_components, X.shape[1]), weight.dtype), jnp.asarray(jnp.inf, weight.dtype)
-    start = varying_with(start, X, weight, jax.random.uniform(last, (), weight.dtype))
-    return lax.scan(attempt, start, (jax.random.split(key, TRIES + 1), is_last))[0][0]
+    return lax.scan(attempt, varying_with(start, X, weight, uniforms), (uniforms, is_last))[0][0]
 
 
 class ClusterSums(NamedTuple):

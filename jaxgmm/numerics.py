@@ -61,14 +61,25 @@ def add_compensated(a: tuple[T, T], b: T) -> tuple[T, T]:
 
 
 def sum_compensated(total: Float[Array, " n"], lost: Float[Array, " n"]) -> tuple[Array, Array]:
-    """Reduce a vector of (sum, lost) pairs to one pair, by halving: log2(n) exact steps."""
-    while total.shape[0] > 1:
-        half = -(-total.shape[0] // 2)
-        missing = 2 * half - total.shape[0]
-        upper, upper_lost = (jnp.pad(v[half:], (0, missing)) for v in (total, lost))
-        total, error = two_sum(total[:half], upper)
-        lost = lost[:half] + upper_lost + error
-    return two_sum(total[0], lost[0])
+    """Reduce a vector of (sum, lost) pairs to one pair.
+
+    Each number is cut at a common place, so high that the upper parts add up without rounding in whatever order; then
+    what is below, once more (Rump, Ogita and Oishi 2008, "Accurate floating-point summation, part I").
+    """
+    upper, lower = _cut(total)
+    middle, lowest = _cut(lower)
+    result, error = two_sum(jnp.sum(upper), jnp.sum(middle))
+    below = jnp.where(jnp.isfinite(result), error + (jnp.sum(lowest) + jnp.sum(lost)), 0)
+    return two_sum(result, below)
+
+
+def _cut(numbers: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """Upper parts whose sum is exact, and lower parts."""
+    largest = lax.stop_gradient(jnp.max(jnp.abs(numbers)))
+    power_of_two = lax.reduce_precision(4 * numbers.shape[0] * largest, jnp.finfo(numbers.dtype).nexp, 0)
+    place = jnp.where(jnp.isfinite(power_of_two), power_of_two, 0)
+    upper = (numbers + place) - place
+    return upper, jnp.where(upper == numbers, 0, numbers - upper)  # infinity stays what it is
 
 
 def apply_if(wanted: Bool[Array, ""], function: Callable[[T], T], operand: T) -> T:
