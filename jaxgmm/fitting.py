@@ -14,9 +14,10 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm import checks, lanes
-from jaxgmm.initial import METHODS, initialise
-from jaxgmm.lanes import Lane, Samples
+from jaxgmm import batch, checks, lanes
+from jaxgmm.batch import Batch, Data, Plan
+from jaxgmm.initial import METHODS
+from jaxgmm.lanes import Samples
 from jaxgmm.loop import Status
 from jaxgmm.numerics import float_dtype
 from jaxgmm.params import GMMParams, cast, mixture_centre, moved
@@ -31,10 +32,6 @@ N_RESTARTS = 8
 ROUND_SECONDS = 1.0
 FIRST_ROUND = 4
 """Seconds that a round of passes is meant to last, and the passes of the first, before anything is known."""
-
-
-LANES = "lanes"
-"""Name of the vmap axis of restarts."""
 
 
 class Progress(NamedTuple):
@@ -175,14 +172,19 @@ def fit(
     X, sample_weight = jnp.asarray(X), _as_array(sample_weight)
     if params is not None:
         params = cast(params if offset is None else moved(params, jnp.asarray(-offset)), float_dtype(X))
-    keys = jax.random.split(key, 1 if given else n_restarts)
+    n_restarts = 1 if given else n_restarts
     start = params if params is not None else None if isinstance(init, str) else jnp.asarray(init)
-    name = "given" if given else init
     floor, tol, max_iter, accelerate, trace = options
-    running, centre = _start(keys, X, sample_weight, start, floor, name, n_components, structure, accelerate, trace)
-    advance = partial(_advance, X=X, sample_weight=sample_weight, centre=centre, tol=tol, accelerate=accelerate)
-    running = advance(running, max_iter) if traced else _rounds(running, advance, int(max_iter), callback)
-    result = _best(running, centre)
+    data = Data(X, sample_weight)
+    width = n_restarts if traced else batch.good_width(data, n_restarts, n_components)
+    plan = Plan(
+        structure, n_components, init if isinstance(init, str) and params is None else "given", accelerate, trace, width
+    )
+    n_used = jnp.full(n_restarts, n_components, jnp.int32)
+    running = batch.begin(jax.random.split(key, n_restarts), data, start, n_used, n_restarts, floor, plan)
+    advance = partial(batch.advance, data=data, tol=tol, plan=plan)
+    running = advance(running, passes=max_iter) if traced else rounds(running, advance, int(max_iter), callback)
+    result = jax.tree.map(lambda leaf: leaf[0], batch.finish(running, n_restarts))
     return result if offset is None else result._replace(params=moved(result.params, jnp.asarray(offset, jnp.float32)))
 
 
@@ -244,61 +246,21 @@ def _fit_from(
     return lanes.finish(lanes.advance(lane, samples, max_iter, tol, accelerate), samples.centre)
 
 
-@partial(jax.jit, static_argnames=("name", "n_components", "structure", "accelerate", "trace"))
-def _start(
-    keys: Array,
-    X: Array,
-    sample_weight: Array | None,
-    start: Any,
-    floor: Array,
-    name: str,
-    n_components: int,
-    structure: Structure,
-    accelerate: str | None,
-    trace: int,
-) -> tuple[Lane, Array]:
-    """All lanes at their starts, and the centre that they share."""
-
-    def begin(key: Array) -> GMMParams:
-        if isinstance(start, GMMParams):
-            return start
-        method = name if start is None else start
-        return initialise(key, X, n_components, method=method, covariance_type=structure, sample_weight=sample_weight)
-
-    starts = jax.vmap(begin)(keys)
-    centre = jnp.mean(jax.vmap(mixture_centre)(starts), axis=0)
-    samples = Samples(X, sample_weight, centre, lanes=LANES)
-    return jax.vmap(lambda params: lanes.begin(params, samples, floor, accelerate, trace), axis_name=LANES)(starts), centre
-
-
-@partial(jax.jit, static_argnames=("accelerate",))
-def _advance(
-    running: Lane, passes: Array, X: Array, sample_weight: Array | None, centre: Array, tol: Array, accelerate: str | None
-) -> Lane:
-    samples = Samples(X, sample_weight, centre, lanes=LANES)
-    return jax.vmap(lambda lane: lanes.advance(lane, samples, passes, tol, accelerate), axis_name=LANES)(running)
-
-
-@jax.jit
-def _best(running: Lane, centre: Array) -> FitResult:
-    return lanes.best(jax.vmap(lambda lane: lanes.finish(lane, centre))(running))
-
-
-def _rounds(
-    running: Lane,
-    advance: Callable[[Lane, Any], Lane],
+def rounds(
+    running: Batch,
+    advance: Callable[..., Batch],
     max_iter: int,
     callback: Callable[[Progress], None] | None,
-) -> Lane:
+) -> Batch:
     """Advance in rounds of about a second: a compiled call cannot be interrupted, and a callback wants to be called."""
     passes, done = FIRST_ROUND, 0
-    while done < max_iter and (np.asarray(running.carry.status) == Status.ITERATION_LIMIT).any():
+    while done < max_iter and (np.asarray(running.lanes.carry.status) == Status.ITERATION_LIMIT).any():
         passes = min(passes, max_iter - done)
         began = time.perf_counter()
-        running = advance(running, np.int32(passes))
-        status = np.asarray(running.carry.status)
+        running = advance(running, passes=np.int32(passes))
+        status = np.asarray(running.lanes.carry.status)
         done += passes
         if callback is not None:
-            callback(Progress(done, max_iter, np.asarray(running.carry.sums.log_likelihood), status))
+            callback(Progress(done, max_iter, np.asarray(running.lanes.carry.sums.log_likelihood), status))
         passes = int(np.clip(passes * ROUND_SECONDS / (time.perf_counter() - began), max(1, passes // 4), 16 * passes))
     return running

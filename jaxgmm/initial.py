@@ -44,6 +44,10 @@ OUTLIER_SHARE = 0.1
 """How often, and up to what share of the weight, clusters too small for a covariance are set aside as outliers."""
 
 
+OUT_OF_REACH = 1e12
+"""Coordinate of a centre that is not in use, where whitened samples are of order one: no sample is nearest to it."""
+
+
 class Frame(NamedTuple):
     """Coordinates in which the samples have mean zero and unit covariance."""
 
@@ -102,35 +106,41 @@ def initialise(
         name, given = checks.check_choice("method", method, METHODS), None
     else:
         name, given = "given", checks.check_init("method", method, X.shape[0], n_components)
-    return _initialise(key, X, sample_weight, given, name, n_components, structure)
+    return first_mixture(key, X, sample_weight, given, n_components, name, n_components, structure)
 
 
 @partial(jax.jit, static_argnames=("name", "n_components", "structure"))
-def _initialise(
+def first_mixture(
     key: Array,
     X: Shaped[Array, "N D"],
     sample_weight: Shaped[Array, " N"] | None,
     given: Shaped[Array, "N ..."] | None,
+    n_used: Array | int,
     name: str,
     n_components: int,
     structure: Structure,
 ) -> GMMParams:
+    """``initialise`` without the door. The first ``n_used`` components are in use, the others have no weight."""
     dtype = float_dtype(X)
     weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else sample_weight.astype(dtype)
     weight = jnp.where(jnp.all(jnp.isfinite(X), axis=1), weight, 0)
     weight = weight * samples_per_weight(weight)
     if given is None:
-        return METHODS[name](key, X, weight, n_components, structure)
+        return METHODS[name](key, X, weight, n_used, n_components, structure)
     gamma = jax.nn.one_hot(given, n_components, dtype=dtype) if given.ndim == 1 else given.astype(dtype)
-    return from_responsibilities(X, weight, gamma, structure)
+    return from_responsibilities(X, weight, gamma, n_used, structure)
 
 
 def from_responsibilities(
-    X: Shaped[Array, "N D"], weight: Float[Array, " N"], gamma: Float[Array, "N K"], structure: Structure
+    X: Shaped[Array, "N D"],
+    weight: Float[Array, " N"],
+    gamma: Float[Array, "N K"],
+    n_used: Array | int,
+    structure: Structure,
 ) -> GMMParams:
     """One M-step from given responsibilities: a pass for the means, and one for the moments about them."""
     n_components = gamma.shape[1]
-    single = alike(*whole(X, weight), n_components, structure)
+    single = alike(*whole(X, weight), n_used, n_components, structure)
 
     def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
         return gamma, jnp.zeros_like(gamma[0])
@@ -144,6 +154,7 @@ def kmeans(
     key: Array,
     X: Shaped[Array, "N D"],
     weight: Float[Array, " N"],
+    n_used: Array | int,
     n_components: int,
     structure: Structure,
     *,
@@ -167,9 +178,9 @@ def kmeans(
         frame = Frame(mean, cov, inverse_root(cov)[0])
         fresh = jax.random.fold_in(key, turn)
         if lloyd:
-            centres = cluster(fresh, X, kept, frame, n_components)
+            centres = cluster(fresh, X, kept, frame, n_used, n_components)
         else:
-            centres = seeds(jax.random.uniform(fresh, (n_components,), kept.dtype), X, kept, frame)
+            centres = seeds(jax.random.uniform(fresh, (n_components,), kept.dtype), X, kept, frame, n_used)
         label, count = nearest(X, kept, frame, centres)
         small = (count > 0) & (count < least)
         rest = jnp.where(small[label], 0, kept)
@@ -182,22 +193,28 @@ def kmeans(
     start = (jnp.zeros((), jnp.int32), weight, nothing, jnp.zeros((n_components, n_features), dtype), jnp.ones((), bool))
     start = varying_with(start, X, weight, jax.random.uniform(key, (), dtype))
     _, kept, frame, centres, _ = lax.while_loop(lambda carry: carry[-1], search, start)
-    about = alike(frame.mean, frame.cov, n_components, structure)
-    about = replace(about, means=frame.mean[None] + frame.unwhite(centres))
+    about = alike(frame.mean, frame.cov, n_used, n_components, structure)
+    used = (jnp.arange(n_components, dtype=jnp.int32) < n_used)[:, None]
+    about = replace(about, means=jnp.where(used, about.means + frame.unwhite(centres), about.means))
 
     def hard(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
         white = contract("ij,kjb->kib", frame.whitener, diff)
-        label = jnp.argmin(jnp.sum(white * white, axis=1), axis=0)
+        label = jnp.argmin(jnp.where(used, jnp.sum(white * white, axis=1), jnp.inf), axis=0)
         return jax.nn.one_hot(label, n_components, axis=0, dtype=diff.dtype), jnp.zeros_like(diff[0, 0])
 
     return maximise(about, moments(structure, about.means, (X,), kept, hard), covariance_floor=START_FLOOR)
 
 
 def random_from_data(
-    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure
+    key: Array,
+    X: Shaped[Array, "N D"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    n_components: int,
+    structure: Structure,
 ) -> GMMParams:
     """K different samples as means, equal weights, and the covariance of X for every component."""
-    about = alike(*whole(X, weight), n_components, structure)
+    about = alike(*whole(X, weight), n_used, n_components, structure)
 
     def pick(carry: Array, uniform: Array) -> tuple[Array, Array]:
         index = draw(uniform, carry, weight)
@@ -209,14 +226,20 @@ def random_from_data(
 
 
 def random_responsibilities(
-    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int, structure: Structure
+    key: Array,
+    X: Shaped[Array, "N D"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    n_components: int,
+    structure: Structure,
 ) -> GMMParams:
     """Responsibilities drawn uniformly, row by row."""
-    gamma = jax.random.uniform(key, (X.shape[0], n_components), weight.dtype)
-    return from_responsibilities(X, weight, gamma / jnp.sum(gamma, axis=1, keepdims=True), structure)
+    gamma = jax.random.uniform(key, (n_components, X.shape[0]), weight.dtype).T
+    gamma = jnp.where(jnp.arange(n_components, dtype=jnp.int32)[None] < n_used, gamma, 0)
+    return from_responsibilities(X, weight, gamma / jnp.sum(gamma, axis=1, keepdims=True), n_used, structure)
 
 
-METHODS: dict[str, Callable[[Array, Array, Array, int, Structure], GMMParams]] = {
+METHODS: dict[str, Callable[[Array, Array, Array, Array | int, int, Structure], GMMParams]] = {
     "kmeans": kmeans,
     "k-means++": partial(kmeans, lloyd=False),
     "random_from_data": random_from_data,
@@ -248,9 +271,12 @@ def whole(X: Shaped[Array, "N D"], weight: Float[Array, " N"]) -> tuple[Float[Ar
     return about[0] + shift[0], cov + ridge * jnp.diag(scale)
 
 
-def alike(mean: Float[Array, " D"], cov: Float[Array, "D D"], n_components: int, structure: Structure) -> GMMParams:
-    """K components of equal weight with the same mean and covariance."""
-    weights = jnp.full(n_components, 1 / n_components, mean.dtype)
+def alike(
+    mean: Float[Array, " D"], cov: Float[Array, "D D"], n_used: Array | int, n_components: int, structure: Structure
+) -> GMMParams:
+    """Components of equal weight, as far as they are in use, with the same mean and covariance."""
+    used = (jnp.arange(n_components, dtype=jnp.int32) < n_used).astype(mean.dtype)
+    weights = used / jnp.sum(used)
     dense = jnp.repeat(cov[None], n_components, axis=0)
     return GMMParams(weights, jnp.repeat(mean[None], n_components, axis=0), structure.from_dense(weights, dense), structure)
 
@@ -286,9 +312,12 @@ def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> F
 
 
 def seeds(
-    uniforms: Float[Array, " K"], X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame
+    uniforms: Float[Array, " K"], X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_used: Array | int
 ) -> Float[Array, "K D"]:
-    """k-means++: each seed is drawn with probability proportional to weight times squared distance to the seeds before."""
+    """k-means++: each seed is drawn with probability proportional to weight times squared distance to the seeds before.
+
+    A component that is not in use has its seed out of all reach.
+    """
     size = blocks.block_size(X.shape[0], X.shape[1], weight.dtype.itemsize)
 
     def distance_to(seed: Float[Array, " D"]) -> Float[Array, " N"]:
@@ -303,20 +332,27 @@ def seeds(
         seed = frame.white(X[index].astype(weight.dtype)[:, None])[:, 0]
         return jnp.minimum(nearest, distance_to(seed)), seed
 
-    is_first = jnp.arange(uniforms.shape[0]) == 0
+    turn = jnp.arange(uniforms.shape[0], dtype=jnp.int32)
     start = varying_with(jnp.full_like(weight, jnp.inf), X, weight, uniforms)
-    return lax.scan(pick, start, (uniforms, is_first))[1]
+    found = lax.scan(pick, start, (uniforms, turn == 0))[1]
+    return jnp.where((turn < n_used)[:, None], found, OUT_OF_REACH)
 
 
 def cluster(
-    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_components: int
+    key: Array,
+    X: Shaped[Array, "N D"],
+    weight: Float[Array, " N"],
+    frame: Frame,
+    n_used: Array | int,
+    n_components: int,
 ) -> Float[Array, "K D"]:
     """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far."""
-    uniforms = jax.random.uniform(key, (TRIES + 1, n_components), weight.dtype)
+    # Component by component, so that the first draws are the same however many components are not in use.
+    uniforms = jax.random.uniform(key, (n_components, TRIES + 1), weight.dtype).T
 
     def attempt(best: tuple[Array, Array], turn: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
         uniforms, is_last = turn
-        fresh = seeds(uniforms, X, weight, frame)
+        fresh = seeds(uniforms, X, weight, frame, n_used)
         passes = jnp.where(is_last, LLOYD_PASSES, TRY_PASSES)
         found = lloyd_passes(X, weight, frame, jnp.where(is_last, best[0], fresh), passes)
         inertia = found.sums.inertia

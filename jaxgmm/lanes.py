@@ -1,4 +1,4 @@
-"""One run of EM as a value that can be started, continued and finished; restarts are ``vmap`` over it."""
+"""One run of EM as a value that can be started, continued and finished."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 
 from jaxgmm import em, loop
 from jaxgmm.accelerate import Squarem
@@ -42,6 +42,7 @@ class Setting(NamedTuple):
     floor: Array  # (D,) least variance, squared data units
     unit: Array  # (D,) standard deviation within components
     per_weight: Array  # () samples that a unit of weight stands for
+    n_used: Array  # () int32, the first so many components are in use
 
 
 class Lane(NamedTuple):
@@ -51,7 +52,14 @@ class Lane(NamedTuple):
     setting: Setting
 
 
-def begin(params: GMMParams, samples: Samples, covariance_floor: Array, accelerate: str | None, trace: int) -> Lane:
+def begin(
+    params: GMMParams,
+    samples: Samples,
+    covariance_floor: Array,
+    accelerate: str | None,
+    trace: int,
+    n_used: Array | int | None = None,
+) -> Lane:
     """Evaluate the start: one pass, which also sets the scale of the floor."""
     params = moved(params, -samples.centre)
     sums = expect(params, samples, safest=True)  # one pass; the loop chooses
@@ -61,7 +69,8 @@ def begin(params: GMMParams, samples: Samples, covariance_floor: Array, accelera
     per_weight = jnp.ones_like(sums.weight)
     if weight is not None:
         per_weight = samples_per_weight(weight.astype(sums.weight.dtype), samples.axis_name)
-    setting = Setting(floor, jnp.sqrt(scale), per_weight)
+    n_used = jnp.asarray(params.n_components if n_used is None else n_used, jnp.int32)
+    setting = Setting(floor, jnp.sqrt(scale), per_weight, n_used)
     return Lane(loop.hold(problem(setting, samples, accelerate), params, sums, trace), setting)
 
 
@@ -73,7 +82,8 @@ def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate:
 def finish(lane: Lane, centre: Float[Array, " D"]) -> FitResult:
     """The lane as a result, its means in data units."""
     carry = lane.carry
-    spiky = is_degenerate(carry.state, carry.sums.weight * lane.setting.per_weight) & (carry.status != Status.NONFINITE)
+    spiky = is_degenerate(carry.state, carry.sums.weight * lane.setting.per_weight, lane.setting.n_used)
+    spiky = spiky & (carry.status != Status.NONFINITE)
     status = jnp.where(spiky, jnp.int32(Status.DEGENERATE), carry.status)
     log_likelihood = carry.sums.log_likelihood
     lanes = jax.tree.map(lambda leaf: leaf[None], Lanes(log_likelihood, carry.n_iter, status, carry.trace))
@@ -123,10 +133,11 @@ def objective(sums: Statistics, per_weight: Float[Array, ""]) -> loop.Objective:
     return loop.Objective(sums.log_likelihood, sums.lost, sums.weight, RESOLUTION * rounding, noise)
 
 
-def is_degenerate(params: GMMParams, n_samples: Float[Array, ""]) -> Bool[Array, ""]:
-    """Does a component hold fewer samples than its covariance needs, or is one a spike?"""
+def is_degenerate(params: GMMParams, n_samples: Float[Array, ""], n_used: Integer[Array, ""]) -> Bool[Array, ""]:
+    """Does a component in use hold fewer samples than its covariance needs, or is one a spike?"""
     structure = params.structure
     support = params.weights * n_samples / structure.least_weight(params.n_features)
     variance = structure.least_relative_variance(params.weights, params.cov)
     narrow = variance < jnp.maximum(SPIKE / jnp.maximum(support, 1), FLAT)
-    return jnp.any((support < 1 - 1e-3) | narrow)
+    used = jnp.arange(params.n_components, dtype=jnp.int32) < n_used
+    return jnp.any(used & ((support < 1 - 1e-3) | narrow))

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxgmm.numerics import varying_with
+
+T = TypeVar("T")
 
 
 class Status(enum.IntEnum):
@@ -57,6 +59,10 @@ class Objective(NamedTuple):
 
 PATIENCE = 200
 """Most passes without a new best, however small the tolerance is beside the noise of a gain."""
+
+
+SHORTEST_STAGE, STAGES_SHARE = 4, 4
+"""Passes that lanes take before those that ended are left out: at least so many, and a quarter of those taken before."""
 
 
 class Carry(NamedTuple):
@@ -182,6 +188,57 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
         return Carry(state, sums, proposal.memory, n_iter, status.astype(jnp.int32), best, best_at, trace)
 
     return lax.while_loop(runs, turn, carry)
+
+
+def run_lanes(
+    advance: Callable[[Array, Any, Array], Any], lanes: T, carry_of: Callable[[T], Carry], passes: Array | int, width: int
+) -> T:
+    """``run`` for many lanes, those that have ended left out: they cost what each needs, not the slowest times their number.
+
+    Lanes go on ``width`` at a time for a few passes, which are more the longer the run; then those that still live close ranks.
+
+    Args:
+      advance: (indices of lanes, those lanes, the passes that each may take at most) -> the same lanes further on.
+      lanes: a pytree of arrays with a leading axis of L lanes.
+      carry_of: lanes -> their carries.
+      passes: most passes of each lane.
+      width: lanes that go on together; L or more for all at once.
+    """
+    limit = carry_of(lanes).n_iter + jnp.asarray(passes, jnp.int32)
+
+    def live(lanes: T) -> Array:
+        return (carry_of(lanes).status == Status.ITERATION_LIMIT) & (carry_of(lanes).n_iter < limit)
+
+    def visit_all(state: tuple[Array, T]) -> tuple[Array, T]:
+        taken, lanes = state
+        stage = jnp.maximum(SHORTEST_STAGE, taken // STAGES_SHARE)
+
+        def further(index: Array, group: T) -> T:
+            return advance(index, group, jnp.minimum(stage, limit[index] - carry_of(group).n_iter))
+
+        alive = live(lanes)
+        return taken + stage, in_groups(
+            further, jnp.argsort(~alive, stable=True), jnp.sum(alive, dtype=jnp.int32), width, lanes
+        )
+
+    if width >= limit.shape[0]:
+        return advance(jnp.arange(limit.shape[0], dtype=jnp.int32), lanes, limit - carry_of(lanes).n_iter)
+    taken = varying_with(jnp.zeros((), jnp.int32), limit)
+    return lax.while_loop(lambda state: jnp.any(live(state[1])), visit_all, (taken, lanes))[1]
+
+
+def in_groups(function: Callable[[Array, T], T], order: Array, n: Array | int, width: int, rows: T) -> T:
+    """``rows`` with the first ``n`` of ``order`` replaced by ``function(indices, those rows)``, ``width`` at a time.
+
+    The last group may reach back over rows that were replaced already, or on over rows beyond ``n``.
+    """
+
+    def visit(turn: Array, rows: T) -> T:
+        index = lax.dynamic_slice_in_dim(order, turn * width, width)
+        group = jax.tree.map(lambda leaf: leaf[index], rows)
+        return jax.tree.map(lambda leaf, new: leaf.at[index].set(new), rows, function(index, group))
+
+    return lax.fori_loop(0, (n + width - 1) // width, visit, rows)
 
 
 def _record(trace: Array, index: Array | int, value: Array) -> Array:

@@ -14,7 +14,7 @@ FLOORS = {
     1: ["accelerate", "structures"],
     2: ["params", "sums", "contract", "result"],
     3: ["em"],
-    4: ["initial", "lanes", "density", "criteria"],
+    4: ["initial", "lanes", "batch", "density", "criteria"],
     5: ["fitting"],
     7: ["io", "plotting", "tables"],
     8: ["cli"],
@@ -25,6 +25,7 @@ STEPS = {
     "loop": {"numerics"},
     "contract": {"params", "sums"},
     "result": {"params"},
+    "batch": {"initial", "lanes"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -1,0 +1,137 @@
+"""Many runs of EM at once: restarts on shared samples, or data sets of their own. Those that have ended drop out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxgmm import blocks, lanes, loop
+from jaxgmm.initial import first_mixture
+from jaxgmm.lanes import Lane, Samples
+from jaxgmm.loop import Status
+from jaxgmm.params import GMMParams, mixture_centre
+from jaxgmm.result import FitResult
+from jaxgmm.structures import Structure
+
+LANES = "lanes"
+"""Name of the vmap axis of the runs."""
+
+ROWS = 64
+"""Rows of one multiplication, lanes times components, that keep two cores busy."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a program is compiled for, besides shapes."""
+
+    structure: Structure
+    n_components: int
+    init: str  # how to start where nothing is given
+    accelerate: str | None
+    trace: int  # length of the record
+    width: int  # lanes that go on together
+
+
+class Data(NamedTuple):
+    """What the runs look at."""
+
+    X: Array  # (N, D) shared by all lanes, or (M, N, D)
+    weight: Array | None  # (N,), or (M, N)
+    owner: Array | None = None  # (L,) int32, the data set of each lane; None where it is shared
+
+    def over_lanes(self, function: Callable[..., Any], index: Array, centre: Array | None, *lane_wise: Any) -> Any:
+        """vmap ``function(samples, *lane_wise)`` over the lanes of these indices; the centre is shared like the samples."""
+        if self.owner is None:
+            shared, axis = (self.X, self.weight, centre), None
+        else:
+            owner, axis = self.owner[index], 0
+            shared = (self.X[owner], None if self.weight is None else self.weight[owner], centre)
+
+        def one(shared: tuple[Array, Array | None, Any], *rest: Any) -> Any:
+            return function(Samples(*shared, lanes=LANES), *rest)
+
+        return jax.vmap(one, in_axes=(axis, *(0 for _ in lane_wise)), axis_name=LANES)(shared, *lane_wise)
+
+
+class Batch(NamedTuple):
+    """Runs under way."""
+
+    lanes: Lane  # with a leading axis of L
+    centre: Array  # what their means are relative to: (D,) where samples are shared, or (L, D)
+
+
+def good_width(data: Data, n_lanes: int, n_components: int) -> int:
+    """Lanes that go on together: few, for little to wait for the slowest, but enough to fill a multiplication or a cache."""
+    if data.owner is None:
+        return min(n_lanes, max(1, ROWS // n_components))
+    n_samples, n_features = data.X.shape[1:]
+    per_lane = n_samples * (n_features + 3 * n_components) * data.X.dtype.itemsize
+    return min(n_lanes, 1 << max(0, (blocks.BLOCK_BYTES // per_lane).bit_length() - 1))
+
+
+@partial(jax.jit, static_argnames="plan")
+def begin(keys: Array, data: Data, given: Any, n_used: Array, n_live: Array | int, floor: Array, plan: Plan) -> Batch:
+    """Start the first ``n_live`` lanes; the others count as ended.
+
+    Args:
+      keys: (L,) one a lane.
+      data: what they look at.
+      given: a mixture, labels or responsibilities to start from, or None.
+      n_used: (L,) components in use, of ``plan.n_components``.
+      n_live: lanes that are wanted.
+      floor: see ``fit``.
+      plan: what to compile for.
+    """
+
+    def start(samples: Samples, key: Array, n_used: Array) -> GMMParams:
+        if isinstance(given, GMMParams):
+            return given
+        return first_mixture(key, samples.X, samples.weight, given, n_used, plan.init, plan.n_components, plan.structure)
+
+    def evaluate(samples: Samples, params: GMMParams, n_used: Array) -> Lane:
+        return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used)
+
+    def start_group(index: Array) -> Batch:
+        params = data.over_lanes(start, index, None, keys[index], n_used[index])
+        centre = jax.vmap(mixture_centre)(params)
+        if data.owner is None:
+            centre = jnp.mean(centre, axis=0)
+        return Batch(data.over_lanes(evaluate, index, centre, params, n_used[index]), centre)
+
+    everyone = jnp.arange(keys.shape[0], dtype=jnp.int32)
+    if data.owner is None:
+        return start_group(everyone)
+    shapes = jax.eval_shape(start_group, everyone)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    batch = loop.in_groups(lambda index, _: start_group(index), everyone, n_live, plan.width, nothing)
+    carry = batch.lanes.carry
+    status = jnp.where(everyone < n_live, carry.status, jnp.int32(Status.CONVERGED))
+    return batch._replace(lanes=batch.lanes._replace(carry=carry._replace(status=status)))
+
+
+@partial(jax.jit, static_argnames="plan")
+def advance(batch: Batch, data: Data, passes: Array, tol: Array, plan: Plan) -> Batch:
+    """Go on for at most ``passes`` passes over the samples of each lane."""
+
+    def further(index: Array, group: Lane, passes: Array) -> Lane:
+        def one(samples: Samples, lane: Lane, passes: Array) -> Lane:
+            return lanes.advance(lane, samples, passes, tol, plan.accelerate)
+
+        centre = batch.centre if data.owner is None else batch.centre[index]
+        return data.over_lanes(one, index, centre, group, passes)
+
+    return batch._replace(lanes=loop.run_lanes(further, batch.lanes, lambda lane: lane.carry, passes, plan.width))
+
+
+@partial(jax.jit, static_argnames="n_restarts")
+def finish(batch: Batch, n_restarts: int) -> FitResult:
+    """The best of each ``n_restarts`` consecutive lanes, with a leading axis."""
+    ends = jax.vmap(lanes.finish, in_axes=(0, None if batch.centre.ndim == 1 else 0))(batch.lanes, batch.centre)
+    sets = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] // n_restarts, n_restarts, *leaf.shape[1:]), ends)
+    return jax.vmap(lanes.best)(sets)
