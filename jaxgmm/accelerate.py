@@ -52,14 +52,16 @@ class Squarem:
         x0, x1, x2 = memory.origin, self.to_free(state), self.to_free(step)
         r = jax.tree.map(jnp.subtract, x1, x0)
         v = jax.tree.map(lambda a, b, c: (a - b) - c, x2, x1, r)
-        ratio = jnp.sqrt(_square(r) / jnp.maximum(_square(v), jnp.finfo(memory.longest.dtype).tiny))
-        length = jnp.minimum(ratio, memory.longest)
+        square = _square(r) / jnp.maximum(_square(v), jnp.finfo(memory.longest.dtype).tiny)
+        too_long = square > memory.longest**2
+        moved = (square > 0) & ~too_long  # elsewhere the root is not wanted, and has no derivative at zero
+        length = jnp.where(too_long, memory.longest, jnp.where(moved, jnp.sqrt(jnp.where(moved, square, 1)), 0))
         # A length of one is x2: nothing to extrapolate, and the step may be judged like any plain one.
         extrapolate = memory.extrapolate & (length > 1)
         far = jax.tree.map(lambda a, b, c: a + 2 * length * b + length**2 * c, x0, r, v)
         chosen = jax.tree.map(lambda a, b: jnp.where(extrapolate, a, b), self.from_free(far), step)
         # Allow longer steps while the bound binds; shorten after a rejection, which is seen by the state not having moved.
-        longest = jnp.where(extrapolate & (ratio > memory.longest), GROWTH * memory.longest, memory.longest)
+        longest = jnp.where(extrapolate & too_long, GROWTH * memory.longest, memory.longest)
         rejected = (memory.tried > 0) & (_square(r) == 0)
         longest = jnp.where(rejected, jnp.maximum(LONGEST_FIRST, memory.tried / GROWTH), longest)
         return Proposal(

@@ -76,33 +76,35 @@ def good_width(data: Data, n_lanes: int, n_components: int) -> int:
 
 
 @partial(jax.jit, static_argnames="plan")
-def begin(keys: Array, data: Data, given: Any, n_used: Array, n_live: Array | int, floor: Array, plan: Plan) -> Batch:
+def begin(keys: Array, data: Data, given: Any, n_used: Array | None, n_live: Array | int, floor: Array, plan: Plan) -> Batch:
     """Start the first ``n_live`` lanes; the others count as ended.
 
     Args:
       keys: (L,) one a lane.
       data: what they look at.
       given: a mixture, labels or responsibilities to start from, or None.
-      n_used: (L,) components in use, of ``plan.n_components``.
+      n_used: (L,) components in use, of ``plan.n_components``; None for all of them, in every lane.
       n_live: lanes that are wanted.
       floor: see ``fit``.
       plan: what to compile for.
     """
 
-    def start(samples: Samples, key: Array, n_used: Array) -> GMMParams:
+    def start(samples: Samples, key: Array, n_used: Array | None) -> GMMParams:
         if isinstance(given, GMMParams):
             return given
-        return first_mixture(key, samples.X, samples.weight, given, n_used, plan.init, plan.n_components, plan.structure)
+        used = plan.n_components if n_used is None else n_used
+        return first_mixture(key, samples.X, samples.weight, given, used, plan.init, plan.n_components, plan.structure)
 
-    def evaluate(samples: Samples, params: GMMParams, n_used: Array) -> Lane:
+    def evaluate(samples: Samples, params: GMMParams, n_used: Array | None) -> Lane:
         return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used)
 
     def start_group(index: Array) -> Batch:
-        params = data.over_lanes(start, index, None, keys[index], n_used[index])
+        used = None if n_used is None else n_used[index]
+        params = data.over_lanes(start, index, None, keys[index], used)
         centre = jax.vmap(mixture_centre)(params)
         if data.owner is None:
             centre = jnp.mean(centre, axis=0)
-        return Batch(data.over_lanes(evaluate, index, centre, params, n_used[index]), centre)
+        return Batch(data.over_lanes(evaluate, index, centre, params, used), centre)
 
     everyone = jnp.arange(keys.shape[0], dtype=jnp.int32)
     if data.owner is None:

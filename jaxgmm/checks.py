@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
+MOST_PASSES = np.iinfo(np.int32).max // 2
+
 
 def is_traced(*trees: Any) -> bool:
     """Is any leaf a tracer, so that its value cannot be looked at?"""
@@ -27,12 +29,18 @@ def check_array(name: str, value: ArrayLike) -> np.ndarray | jax.Array:
     """A real, numeric array, or a sentence that says what else came."""
     if not isinstance(value, jax.Array):
         try:
-            value = np.asarray(value)
+            value = np.asanyarray(value)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{name} must be an array of real numbers; NumPy cannot make one of it ({error}).") from None
+    if np.ma.is_masked(value):
+        raise ValueError(f"{name} is a masked array with masked entries. Drop these rows, or give them sample_weight 0.")
+    value = value if isinstance(value, jax.Array) else np.asarray(value)
     dtype = value.dtype
-    if not (jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_):
-        raise ValueError(f"{name} must hold real numbers; got dtype {dtype}. Convert or drop the columns that are not numeric.")
+    if dtype.kind in "mM" or not (
+        jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer) or dtype == np.bool_
+    ):
+        advice = "Convert or drop the columns that are not numeric." if dtype.kind != "c" else "Take real and imaginary parts."
+        raise ValueError(f"{name} must hold real numbers; got dtype {dtype}. {advice}")
     if dtype == np.longdouble and dtype != np.float64:
         return value.astype(np.float64)
     return value.astype(dtype.newbyteorder("=")) if dtype.byteorder == {"little": ">", "big": "<"}[sys.byteorder] else value
@@ -48,6 +56,8 @@ def check_samples(X: ArrayLike, params: Any = None) -> np.ndarray | jax.Array:
             "For one feature use X[:, None]." if X.ndim == 1 else "Samples go along the first axis, features along the second."
         )
         raise ValueError(f"X must have shape (N, D); got {X.shape}. {hint}")
+    if not isinstance(X, jax.Array) and X.dtype.kind in "iu" and X.dtype.itemsize >= 4:
+        X = X.astype(np.float64)  # JAX would take them for int32, in which large ones are others
     if 0 in X.shape:
         raise ValueError(f"X must have at least one sample and one feature; got shape {X.shape}.")
     if params is not None and X.shape[1] != params.n_features:
@@ -74,10 +84,15 @@ def check_sample_weight(sample_weight: ArrayLike | None, n_samples: int) -> np.n
                 f"sample_weight must be finite and not negative; {bad.sum()} of {n_samples} are not, "
                 f"first row {row} with {values[row]}. Use 0 for a row that shall not count."
             )
-        if not (0 < float(values.astype(np.float32).sum(dtype=np.float64)) < float(np.finfo(np.float32).max)):
-            if values.any():
-                raise ValueError("sample_weight leaves the range of float32. Scale the weights to mean one.")
+        if not values.any():
             raise ValueError("sample_weight is zero for every row; at least one must be positive.")
+        smallest, largest = float(values[values > 0].min()), float(values.sum(dtype=np.float64))
+        single = np.finfo(np.float32)
+        if not (float(single.tiny / single.eps) < smallest and largest < float(single.max * single.eps)):
+            raise ValueError(
+                f"sample_weight reaches from {smallest:.3g} to a sum of {largest:.3g}, which leaves the range of float32. "
+                "Scale the weights to mean one, and give 0 to rows that shall not count."
+            )
     return weight
 
 
@@ -86,12 +101,14 @@ def n_present(sample_weight: np.ndarray | jax.Array | None, n_samples: int) -> i
     return n_samples if sample_weight is None or is_traced(sample_weight) else int(np.count_nonzero(np.asarray(sample_weight)))
 
 
-def check_values(X: np.ndarray, present: np.ndarray | slice, dtype: np.dtype) -> None:
-    """Finite samples whose squares stay inside ``dtype``; the rows that are not ``present`` may hold anything."""
+def check_values(X: np.ndarray, weight: np.ndarray | None, dtype: np.dtype) -> None:
+    """Finite samples whose squares, times ``weight``, stay inside ``dtype``; rows of weight zero may hold anything."""
+    present = slice(None) if weight is None else weight > 0
+    total = float(len(X)) if weight is None else float(weight.sum(dtype=np.float64))
     rows = X[present]
     # A sum is finite unless a term is not (or it overflows): one pass without a temporary for the usual case.
     with np.errstate(over="ignore", invalid="ignore"):
-        clean = not np.issubdtype(X.dtype, np.inexact) or bool(np.isfinite(rows.sum()))
+        clean = not jnp.issubdtype(X.dtype, jnp.inexact) or bool(np.isfinite(rows.sum()))
     if not clean:
         bad = np.zeros(len(X), bool)
         bad[present] = ~np.isfinite(rows).all(axis=1)
@@ -103,15 +120,18 @@ def check_values(X: np.ndarray, present: np.ndarray | slice, dtype: np.dtype) ->
                 "Drop or fill these rows, or give them sample_weight 0."
             )
     with np.errstate(over="ignore", under="ignore"):
-        spread = rows.max(axis=0).astype(np.float64) - rows.min(axis=0).astype(np.float64)
+        low, high = (bound.astype(np.float64) for bound in (rows.min(axis=0), rows.max(axis=0)))
+        spread, size = high - low, np.maximum(np.abs(low), np.abs(high))
         limits = np.finfo(dtype)
-        largest = np.sqrt(float(limits.max) / len(rows))
-        smallest = np.sqrt(float(limits.tiny) / float(limits.eps))
-    bad_columns = np.flatnonzero(~(spread < largest) | ((spread > 0) & (spread < smallest)))
+        largest = np.sqrt(float(limits.max) / max(len(rows), total))
+        smallest = np.sqrt(float(limits.tiny) / float(limits.eps) / min(1.0, total / len(rows)))
+    outside = ~(spread < largest) | ((spread > 0) & (spread < smallest)) | (size >= float(limits.max))
+    bad_columns = np.flatnonzero(outside)
     if bad_columns.size:
         column = int(bad_columns[0])
         raise ValueError(
-            f"X spans {spread[column]:.3g} in column {column}; its squares leave the range of {np.dtype(dtype).name}. "
+            f"X spans {spread[column]:.3g} in column {column} (largest {size[column]:.3g}); its squares, summed, leave the "
+            f"range of {np.dtype(dtype).name}. "
             "Rescale X, for example to unit variance."
         )
 
@@ -141,9 +161,9 @@ def check_n_components(n_components: Any, n_samples: int) -> int:
 
 def check_nonnegative(name: str, value: Any) -> Any:
     """A finite real number of at least zero, or a tracer."""
-    number = check_array(name, value)
-    bad = number.ndim > 0 or number.dtype == bool
-    if bad or not (is_traced(value) or (np.isfinite(number) and number >= 0)):
+    number = value if is_traced(value) else np.asarray(value)
+    kind_is_good = jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)
+    if number.ndim or not kind_is_good or not (is_traced(value) or (np.isfinite(number) and number >= 0)):
         raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
     return value
 
@@ -153,25 +173,25 @@ def check_max_iter(max_iter: Any) -> Any:
     if is_traced(max_iter):
         if max_iter.ndim or not jnp.issubdtype(max_iter.dtype, jnp.integer):
             raise ValueError(f"max_iter must be an integer; got {max_iter.dtype} of shape {max_iter.shape}.")
-        return max_iter
+        return jnp.minimum(max_iter, MOST_PASSES) if max_iter.dtype.itemsize > 4 else max_iter
     if isinstance(max_iter, (jax.Array, np.ndarray)) and max_iter.ndim == 0:
         max_iter = max_iter.item()
-    return min(check_int("max_iter", max_iter, 0), np.iinfo(np.int32).max // 2)
+    return min(check_int("max_iter", max_iter, 0), MOST_PASSES)
 
 
 def check_covariance_floor(floor: Any, n_features: int) -> Any:
     """A number relative to the data, or (D,) absolute variances; None for no bound."""
     if floor is None:
         return floor
-    array = check_array("covariance_floor", floor)
-    if array.ndim == 0:
+    if np.ndim(floor) == 0:
         return check_nonnegative("covariance_floor", floor)
+    array = check_array("covariance_floor", floor)
     if array.shape != (n_features,):
         raise ValueError(
             f"covariance_floor must be a number (relative to the variance within components) or have shape ({n_features},) "
             f"(variances in squared data units); got shape {array.shape}."
         )
-    if not is_traced(array) and not (np.isfinite(array).all() and (np.asarray(array) > 0).all()):
+    if not is_traced(array) and not (np.isfinite(np.asarray(array)).all() and (np.asarray(array) > 0).all()):
         raise ValueError("covariance_floor as an array must hold positive, finite variances.")
     return array
 
@@ -214,6 +234,8 @@ def check_key(key: Any) -> jax.Array:
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not typed and key.dtype != np.uint32:
         raise ValueError(f"key must be a JAX random key; got an array of {key.dtype}. {advice}")
+    if key.ndim == 1 and not typed and key.shape != jax.random.key_data(jax.random.key(0)).shape:
+        raise ValueError(f"key must be a JAX random key; got an array of shape {key.shape}. {advice}")
     if key.ndim != (0 if typed else 1):
         raise ValueError(f"key must be one key, not a batch of shape {key.shape}; vmap over keys instead.")
     return jnp.asarray(key)

@@ -6,6 +6,7 @@ Imports of what is heavy wait until a command runs, so that ``--help`` answers a
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -34,12 +35,13 @@ def main() -> NoReturn:
     """Run the command line; bad input ends in one line and exit code 2."""
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()
     except typer.Exit as leave:
         code = leave.exit_code
     except KeyboardInterrupt:
         code = _complain("interrupted.", 130)
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads on: let the last flush succeed
         code = 0
     except typer.TyperException as error:
         message = getattr(error, "format_message", lambda: str(error))()
@@ -77,6 +79,9 @@ def fit(
             raise tables.BadInput(f"{path}: the folder {path.resolve().parent} does not exist. Make it, or write elsewhere.")
         if path is not None and path.is_dir():
             raise tables.BadInput(f"{path} is a folder. Name a file in it.")
+    written = [path.resolve() for path in (file, output, labels, plot) if path is not None]
+    if len(set(written)) < len(written):
+        raise tables.BadInput("FILE, --output, --labels and --plot must name different files.")
     if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
         raise tables.BadInput(f"{plot}: a picture ends in one of {', '.join(PLOT_SUFFIXES)}.")
     table = tables.read_table(file)
@@ -153,6 +158,8 @@ def predict(
     table = tables.read_table(file)
     X, complete = tables.numbers(table, tables.require(table, names, "the model was fitted to"), file)
     frame = _label_frame(params, X, complete)
+    if output is not None and output.resolve() in (file.resolve(), model.resolve()):
+        raise tables.BadInput("--output must not name a file that is read.")
     _emit(frame, output, as_json)
 
 
@@ -251,7 +258,7 @@ def _component_range(text: str) -> list[int]:
 
 
 def _label_frame(params: GMMParams, X: np.ndarray, complete: np.ndarray) -> pl.DataFrame:
-    """Component and probability in the file's order of rows, blank where a row was left out."""
+    """Component and probability in the file's order of rows, blank where a row was left out or lies out of all reach."""
     import numpy as np
     import polars as pl
 
@@ -261,8 +268,9 @@ def _label_frame(params: GMMParams, X: np.ndarray, complete: np.ndarray) -> pl.D
     component = np.zeros(len(complete), np.int64)
     probability = np.zeros(len(complete))
     component[complete], probability[complete] = gamma.argmax(axis=1), gamma.max(axis=1)
+    known = complete & np.isfinite(probability)  # beyond the reach of every component there is nothing to say
     frame = pl.DataFrame({"component": component, "probability": probability})
-    return frame.select(pl.when(pl.Series(complete)).then(pl.all()))
+    return frame.select(pl.when(pl.Series(known)).then(pl.all()))
 
 
 def _emit(frame: pl.DataFrame, output: Path | None, as_json: bool) -> None:
@@ -277,7 +285,13 @@ def _load(model: Path) -> tuple[GMMParams, list[str]]:
     from jaxgmm.io import load, load_metadata
 
     params, header = load(model), load_metadata(model)
-    names = json.loads(header.get("columns", "null")) or [f"x{d}" for d in range(params.n_features)]
+    try:
+        names = json.loads(header.get("columns", "null"))
+    except json.JSONDecodeError:
+        names = None  # metadata of another kind, from Python
+    sound = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not sound or not len(names) == len(set(names)) == params.n_features:
+        names = [f"x{d}" for d in range(params.n_features)]
     return params, names
 
 

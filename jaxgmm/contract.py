@@ -29,7 +29,7 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from jaxgmm import blocks
-from jaxgmm.numerics import apply_if, contract, divide_or_keep, sum_compensated, varying_with
+from jaxgmm.numerics import apply_if, contract, divide_or_keep, sum_compensated, varying_with, weighted
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure
 from jaxgmm.structures.base import Whitener
@@ -92,7 +92,7 @@ def moments(
             jnp.sum(gamma, axis=-1),
             first,
             structure.second_moment(gamma, diff),
-            jnp.where(present, weight * log_px, 0),
+            weighted(weight, log_px),
         )
 
     # Deviations, white coordinates and weighted deviations, (K, D, B) each.
@@ -199,7 +199,7 @@ def _expanded(
             jnp.sum(gamma, axis=-1),
             contract("kb,db->kd", gamma, x),
             structure.sum_products(gamma, x, products),
-            jnp.where(present, weight * log_px, 0),
+            weighted(weight, log_px),
         )
 
     per_lane = n_components * (n_features if whitened else 3)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxgmm import blocks, checks
 from jaxgmm.contract import deviations
 from jaxgmm.em import log_likelihood, posterior_of
-from jaxgmm.numerics import float_dtype, sum_compensated
+from jaxgmm.numerics import float_dtype, sum_compensated, weighted
 from jaxgmm.params import GMMParams, cast, n_free_parameters
 
 
@@ -52,7 +52,7 @@ def bic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
     """
     X = checks.check_samples(X, params)
     log_l = log_likelihood(params, X, sample_weight=sample_weight)
-    n = X.shape[0] if sample_weight is None else jnp.sum(jnp.asarray(sample_weight).astype(log_l.dtype))
+    n = float(X.shape[0]) if sample_weight is None else jnp.sum(jnp.asarray(sample_weight).astype(log_l.dtype))
     return n_free_parameters(params) * jnp.log(jnp.asarray(n).astype(log_l.dtype)) - 2 * log_l
 
 
@@ -81,7 +81,7 @@ def _log_certainty(params: GMMParams, X: Array, sample_weight: Array | None) -> 
 
     def block(x: Array, weight: Array) -> Array:
         certainty = jnp.max(posterior(deviations(params.means, x))[0], axis=0)
-        return jnp.where(weight > 0, weight * jnp.log(certainty), 0)
+        return weighted(weight, jnp.log(certainty))
 
     size = blocks.block_size(X.shape[0], params.means.size, params.means.dtype.itemsize)
     return sum_compensated(*blocks.fold(block, (X,), sample_weight, size, params.means.dtype, params))[0]

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxgmm import blocks, checks
 from jaxgmm.contract import deviations
 from jaxgmm.em import e_step, posterior_of
-from jaxgmm.numerics import contract, float_dtype
+from jaxgmm.numerics import contract, float_dtype, place
 from jaxgmm.params import GMMParams, cast, covariances
 
 
@@ -65,7 +65,8 @@ def predict(params: GMMParams, X: ArrayLike) -> Array:
     """The component with the largest responsibility for each sample.
 
     Returns:
-      (N,) int32 labels, counted from 0 in the order of ``params.weights``; a row holding NaN gives 0.
+      (N,) int32 labels, counted from 0 in the order of ``params.weights``; a row whose responsibilities are NaN (it
+      holds NaN, or lies so far out that every density underflows) gives 0.
 
     Raises:
       ValueError: as ``log_prob``.
@@ -109,6 +110,7 @@ def sample(key: Array, params: GMMParams, n: int) -> tuple[Array, Array]:
     >>> bool(((X[:, 0] > 0) == (label == 1)).all())
     True
     """
+    checks.check_params(params)
     return _sample(checks.check_key(key), params, checks.check_int("n", n, 1))
 
 
@@ -116,7 +118,7 @@ def sample(key: Array, params: GMMParams, n: int) -> tuple[Array, Array]:
 def _sample(key: Array, params: GMMParams, n: int) -> tuple[Array, Array]:
     params = cast(params, float_dtype(params.means))
     which, where = jax.random.split(key)
-    label = jax.random.categorical(which, jnp.log(params.weights), shape=(n,)).astype(jnp.int32)
+    label = place(jax.random.uniform(which, (n,), params.weights.dtype), params.weights).astype(jnp.int32)
     noise = jax.random.normal(where, (n, params.n_features), params.means.dtype)
     root = params.structure.root(params.cov)
 
@@ -138,6 +140,7 @@ def mixture_mean(params: GMMParams) -> Array:
     >>> jaxgmm.mixture_mean(params).tolist()
     [0.0]
     """
+    checks.check_params(params)
     params = cast(params, float_dtype(params.means))
     return contract("k,kd->d", params.weights, params.means)
 
@@ -153,6 +156,7 @@ def mixture_covariance(params: GMMParams) -> Array:
     >>> jaxgmm.mixture_covariance(params).tolist()
     [[2.0]]
     """
+    checks.check_params(params)
     params = cast(params, float_dtype(params.means))
     away = params.means - mixture_mean(params)[None]
     within = contract("k,kij->ij", params.weights, covariances(params))

@@ -25,7 +25,7 @@ from jaxtyping import Float, Shaped
 
 from jaxgmm import blocks, checks, contract
 from jaxgmm.contract import deviations, log_gaussians, moments
-from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted_quantile
+from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted, weighted_quantile
 from jaxgmm.params import GMMParams, cast, mixture_centre, moved
 from jaxgmm.sums import Statistics
 
@@ -168,7 +168,7 @@ def _log_likelihood(params: GMMParams, X: Shaped[Array, "N D"], sample_weight: S
     posterior = posterior_of(params := cast(params, float_dtype(X)))
 
     def block(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> Array:
-        return jnp.where(weight > 0, weight * posterior(deviations(params.means, x))[1], 0)
+        return weighted(weight, posterior(deviations(params.means, x))[1])
 
     size = blocks.block_size(X.shape[0], params.means.size, params.means.dtype.itemsize)
     return sum_compensated(*blocks.fold(block, (X,), sample_weight, size, params.means.dtype, params))[0]
@@ -211,6 +211,7 @@ def statistics(
     if block_size is not None:
         block_size = checks.check_int("block_size", block_size, 1)
     centre = checks.check_centre(centre, params.n_features)
+    params = cast(params, float_dtype(X))
     if centre is None:  # the fast forms want an origin amid the components
         centre = mixture_centre(params)
         params = moved(params, -centre)
@@ -248,7 +249,9 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
     >>> bool(jaxgmm.log_likelihood(one_turn, X) > jaxgmm.log_likelihood(params, X))
     True
     """
+    checks.check_params(params)
     covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
+    params = cast(params, stats.first.dtype)
     structure, count = params.structure, stats.count
     shift = divide_or_keep(stats.first, count, jnp.zeros_like(stats.first))
     means = params.means + shift  # eq. (7): the mean of x is the mean of x - mu, moved
@@ -262,15 +265,17 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
 def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: ArrayLike) -> Array:
     """The covariance floor as (D,) variances in squared data units.
 
-    A number is relative to the variance of each feature within components, the lower quartile over components by weight:
-    the pooled mean would follow a single far outlier. A feature without variance takes the mean scale of the others, or 1.
+    A number is relative to the variance of each feature within components, the lower quartile by weight over the components in
+    which the feature varies: the pooled mean would follow a single far outlier, and a cluster on a single value, such as a code
+    for what is missing, says nothing of the others. A feature without variance takes the mean scale of the others, or 1.
     """
     floor = jnp.asarray(covariance_floor).astype(stats.first.dtype)
     if floor.ndim == 1:
         return floor
     shift = divide_or_keep(stats.first, stats.count, jnp.zeros_like(stats.first))
     scatter = params.structure.recentre(stats.count, shift, stats.second)
-    scale = weighted_quantile(*params.structure.feature_variance(stats.count, scatter), 0.25)
+    variance, weight = params.structure.feature_variance(stats.count, scatter)
+    scale = weighted_quantile(variance, jnp.where(variance > 0, weight[:, None], 0), 0.25)
     means = params.means + shift
     share = (stats.count / jnp.sum(stats.count))[:, None]
     between = jnp.sum(share * (means - jnp.sum(share * means, axis=0, keepdims=True)) ** 2, axis=0)
@@ -291,6 +296,7 @@ def expected_log_likelihood(params: GMMParams, X: ArrayLike, gamma: Array, *, sa
     whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
     diff = deviations(params.means, jnp.asarray(X).astype(dtype).T)
     log_joint = jnp.log(params.weights)[:, None] + log_gaussians(params.structure, whitener, diff)
+    log_joint = jnp.where(gamma.T > 0, log_joint, 0)  # a component without weight takes no part
     weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else jnp.asarray(sample_weight).astype(dtype)
     return jnp.sum(weight[None] * gamma.T * log_joint)
 

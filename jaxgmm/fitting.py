@@ -111,10 +111,10 @@ def fit(
 ) -> FitResult:
     """Fit a Gaussian mixture: check, start ``n_restarts`` times, run EM on all starts at once, keep the best.
 
-    Restart r is ``fit_from(initialise(jax.random.split(key, n_restarts)[r], X, n_components, ...), X, ...)``. The best is
-    the likeliest of those that ended finite and not ``Status.DEGENERATE``; a degenerate one wins only if there is no other.
-    On the host the fit runs in rounds of about a second, so Ctrl-C works; under a trace it is one loop, without the checks
-    of values.
+    Restart r is ``fit_from(initialise(jax.random.split(key, n_restarts)[r], X, n_components, ...), X, ...)`` up to rounding.
+    The best is the likeliest of those that ended finite and not ``Status.DEGENERATE``; a degenerate one wins only if there is
+    no other. On the host the fit runs in rounds of about a second, so Ctrl-C works; under a trace it is one loop, without the
+    checks of values.
 
     Args:
       key: random key; the same key gives the same result, bit for bit.
@@ -128,7 +128,7 @@ def fit(
         degenerate; weights of a mean below one count as if they were scaled to mean one.
       tol, max_iter, covariance_floor, accelerate, trace: see ``fit_from``.
       params: a mixture to start from, instead of ``init``; its structure is that of the fit.
-      callback: called with a ``Progress`` after each round, on the host.
+      callback: called with a ``Progress`` after each round, on the host; never under a trace.
 
     Returns:
       The best lane, with the ends of all lanes in ``lanes``.
@@ -153,22 +153,23 @@ def fit(
     if params is not None:
         checks.check_start(params, n_components, X.shape[1], structure)
         structure = params.structure
-    elif isinstance(init, str):
+    if isinstance(init, str):
         checks.check_choice("init", init, METHODS)
     else:
         init = checks.check_init("init", init, n_samples, n_components)
     given = params is not None or not isinstance(init, str)
     options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
-    traced = checks.is_traced(key, X, sample_weight, params, init, tol, max_iter, covariance_floor)
+    # Under the caller's jit the options are tracers, too, whatever they were made of.
+    traced = checks.is_traced(key, X, sample_weight, params, init, options)
 
     offset = None
     if not checks.is_traced(X, sample_weight):
         dtype = float_dtype(X)
         host = np.asarray(X)
-        present = slice(None) if sample_weight is None else np.asarray(sample_weight) > 0
-        checks.check_values(host, present, dtype)
+        weight = None if sample_weight is None else np.asarray(sample_weight)
+        checks.check_values(host, weight, dtype)
         if host.dtype == np.float64 and dtype == np.float32:
-            X, offset = _centred(host, present)
+            X, offset = _centred(host, slice(None) if weight is None else weight > 0)
     X, sample_weight = jnp.asarray(X), _as_array(sample_weight)
     if params is not None:
         params = cast(params if offset is None else moved(params, jnp.asarray(-offset)), float_dtype(X))
@@ -180,8 +181,7 @@ def fit(
     plan = Plan(
         structure, n_components, init if isinstance(init, str) and params is None else "given", accelerate, trace, width
     )
-    n_used = jnp.full(n_restarts, n_components, jnp.int32)
-    running = batch.begin(jax.random.split(key, n_restarts), data, start, n_used, n_restarts, floor, plan)
+    running = batch.begin(jax.random.split(key, n_restarts), data, start, None, n_restarts, floor, plan)
     advance = partial(batch.advance, data=data, tol=tol, plan=plan)
     running = advance(running, passes=max_iter) if traced else rounds(running, advance, int(max_iter), callback)
     result = jax.tree.map(lambda leaf: leaf[0], batch.finish(running, n_restarts))
@@ -206,7 +206,12 @@ def _check_options(
 
 
 def _number(value: Any, dtype: np.dtype) -> Array:
-    return value.astype(dtype) if isinstance(value, jax.Array) else jnp.asarray(value, dtype)
+    if isinstance(value, jax.Array):
+        return value.astype(dtype)
+    number = np.asarray(value, dtype)
+    if np.issubdtype(dtype, np.floating):  # zero has a meaning of its own
+        number = np.where((number == 0) & (np.asarray(value) > 0), np.finfo(dtype).tiny, number)
+    return jnp.asarray(number)
 
 
 def _as_array(value: Any) -> Array | None:

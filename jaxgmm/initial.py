@@ -16,7 +16,7 @@ from jaxtyping import Float, Integer, Shaped
 from jaxgmm import blocks, checks, loop
 from jaxgmm.contract import moments
 from jaxgmm.em import maximise
-from jaxgmm.numerics import contract, float_dtype, samples_per_weight, varying_with
+from jaxgmm.numerics import contract, float_dtype, place, samples_per_weight, varying_with
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure, get_structure
 from jaxgmm.structures.base import inverse_root
@@ -43,6 +43,8 @@ OUTLIER_ROUNDS = 4
 OUTLIER_SHARE = 0.1
 """How often, and up to what share of the weight, clusters too small for a covariance are set aside as outliers."""
 
+TINY_COST = 1e3
+"""How many times the inertia of a try counts that leaves a cluster too small for a covariance."""
 
 OUT_OF_REACH = 1e12
 """Coordinate of a centre that is not in use, where whitened samples are of order one: no sample is nearest to it."""
@@ -55,9 +57,10 @@ class Frame(NamedTuple):
     cov: Array  # (D, D)
     whitener: Array  # (D, D)
 
-    def white(self, x: Float[Array, "D B"]) -> Float[Array, "D B"]:
-        """Whitened samples of a block."""
-        return contract("ij,jb->ib", self.whitener, x - self.mean[:, None])
+    def white(self, X: Shaped[Array, "N D"]) -> Float[Array, "N D"]:
+        """Whitened samples."""
+        x = X.astype(self.mean.dtype).T - self.mean[:, None]
+        return contract("ij,jn->in", self.whitener, jnp.where(jnp.isfinite(x), x, 0)).T
 
     def unwhite(self, centres: Float[Array, "K D"]) -> Float[Array, "K D"]:
         """Centres in data units, less the mean."""
@@ -82,9 +85,10 @@ def initialise(
       method: "kmeans": seeds drawn by squared distance (k-means++), then Lloyd's passes, then the moments of the clusters,
         all in fully whitened coordinates, so that the start does not depend on the units or axes of X;
         "k-means++": the same without Lloyd's passes; "random_from_data": K samples as means, the covariance of X for all;
-        "random": random responsibilities; or (N,) labels counted from 0; or (N, K) responsibilities.
+        "random": random responsibilities, drawn row by row; or (N,) labels counted from 0; or (N, K) responsibilities.
       covariance_type: structure of the mixture, by name.
-      sample_weight: (N,) weights; zero is absent, two is seen twice, in the draws as well.
+      sample_weight: (N,) weights; zero is absent, two is seen twice, in the draws as well (but for "random", where a row
+        that is absent or seen twice shifts what the others draw).
 
     Raises:
       ValueError: X, n_components or method are not of these forms.
@@ -162,47 +166,26 @@ def kmeans(
 ) -> GMMParams:
     """Moments of the clusters that k-means finds in whitened coordinates.
 
-    Of many samples it looks at some, drawn by weight, so that its passes cost the same however large X is. A cluster of fewer
-    samples than its covariance needs is set aside as outliers, and the rest is clustered anew: one far sample would
-    otherwise own both the whitening and a seed, and EM would start on a spike.
+    Of many samples it looks at some, drawn by weight, so that its passes cost the same however large X is. Which samples those
+    are, which of them are outliers, and the coordinates do not depend on the key: restarts share them.
     """
     least = structure.least_weight(X.shape[1])
     enough = max(START_SAMPLES, START_SAMPLES_EACH * n_components * (X.shape[1] + 1))
     if X.shape[0] > enough:
-        X, weight = subsample(jax.random.fold_in(key, OUTLIER_ROUNDS), X, weight, enough)
-    total = jnp.sum(weight)
-
-    def search(carry: tuple) -> tuple:
-        turn, kept, *_ = carry
-        mean, cov = whole(X, kept)
-        frame = Frame(mean, cov, inverse_root(cov)[0])
-        fresh = jax.random.fold_in(key, turn)
-        if lloyd:
-            centres = cluster(fresh, X, kept, frame, n_used, n_components)
-        else:
-            centres = seeds(jax.random.uniform(fresh, (n_components,), kept.dtype), X, kept, frame, n_used)
-        label, count = nearest(X, kept, frame, centres)
-        small = (count > 0) & (count < least)
-        rest = jnp.where(small[label], 0, kept)
-        again = jnp.any(small) & (jnp.sum(rest) >= (1 - OUTLIER_SHARE) * total)
-        again = again & (turn + 1 < OUTLIER_ROUNDS)
-        return turn + 1, jnp.where(again, rest, kept), frame, centres, again
-
-    n_features, dtype = X.shape[1], weight.dtype
-    nothing = Frame(jnp.zeros(n_features, dtype), *(jnp.zeros((n_features, n_features), dtype) for _ in range(2)))
-    start = (jnp.zeros((), jnp.int32), weight, nothing, jnp.zeros((n_components, n_features), dtype), jnp.ones((), bool))
-    start = varying_with(start, X, weight, jax.random.uniform(key, (), dtype))
-    _, kept, frame, centres, _ = lax.while_loop(lambda carry: carry[-1], search, start)
+        X, weight = subsample(X, weight, enough)
+    frame, weight = without_outliers(X, weight, n_used, n_components, least)
+    z = frame.white(X)
+    find = partial(cluster, least=least) if lloyd else seeds
+    centres = find(draws(key, n_components, weight.dtype), z, weight, n_used)
     about = alike(frame.mean, frame.cov, n_used, n_components, structure)
     used = (jnp.arange(n_components, dtype=jnp.int32) < n_used)[:, None]
     about = replace(about, means=jnp.where(used, about.means + frame.unwhite(centres), about.means))
 
-    def hard(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
-        white = contract("ij,kjb->kib", frame.whitener, diff)
-        label = jnp.argmin(jnp.where(used, jnp.sum(white * white, axis=1), jnp.inf), axis=0)
+    def hard(diff: Float[Array, "K D B"], z: Float[Array, "D B"]) -> tuple[Array, Array]:
+        label = jnp.argmin(squared_distances(z, centres), axis=0)
         return jax.nn.one_hot(label, n_components, axis=0, dtype=diff.dtype), jnp.zeros_like(diff[0, 0])
 
-    return maximise(about, moments(structure, about.means, (X,), kept, hard), covariance_floor=START_FLOOR)
+    return maximise(about, moments(structure, about.means, (X, z), weight, hard), covariance_floor=START_FLOOR)
 
 
 def random_from_data(
@@ -213,12 +196,12 @@ def random_from_data(
     n_components: int,
     structure: Structure,
 ) -> GMMParams:
-    """K different samples as means, equal weights, and the covariance of X for every component."""
+    """K samples as means, no row more often than it was seen, equal weights, and the covariance of X for every component."""
     about = alike(*whole(X, weight), n_used, n_components, structure)
 
     def pick(carry: Array, uniform: Array) -> tuple[Array, Array]:
         index = draw(uniform, carry, weight)
-        return carry.at[index].set(0), index
+        return carry.at[index].set(jnp.maximum(carry[index] - 1, 0)), index  # a row of weight two can be drawn twice
 
     uniforms = jax.random.uniform(key, (n_components,), weight.dtype)
     _, index = lax.scan(pick, varying_with(weight, uniforms), uniforms)
@@ -290,19 +273,45 @@ def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Ar
     return place(uniform, mass)
 
 
-def place(share: Float[Array, "*picks"], mass: Float[Array, " N"]) -> Integer[Array, "*picks"]:
-    """The rows at which the cumulative mass passes these shares of the total; never one without mass."""
-    reached = jnp.cumsum(mass)
-    index = jnp.searchsorted(reached, share * reached[-1], side="right")
-    return jnp.minimum(index, jnp.searchsorted(reached, reached[-1], side="left"))
-
-
-def subsample(
-    key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n: int
-) -> tuple[Float[Array, "n D"], Float[Array, " n"]]:
+def subsample(X: Shaped[Array, "N D"], weight: Float[Array, " N"], n: int) -> tuple[Float[Array, "n D"], Float[Array, " n"]]:
     """``n`` samples, one from each n-th of the weight in the order of X, and a weight of one for each."""
-    share = (jnp.arange(n, dtype=weight.dtype) + jax.random.uniform(key, (n,), weight.dtype)) / n
+    share = (jnp.arange(n, dtype=weight.dtype) + jax.random.uniform(jax.random.key(0), (n,), weight.dtype)) / n
     return X[place(share, weight)].astype(weight.dtype), jnp.ones_like(share)
+
+
+def without_outliers(
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_used: Array | int, n_components: int, least: int
+) -> tuple[Frame, Float[Array, " N"]]:
+    """Whitened coordinates, and the weights with those of outliers set to zero.
+
+    Clusters of fewer samples than a covariance needs are set aside, and the rest is whitened anew: one far sample would
+    otherwise own both the whitening and a seed, and EM would start on a spike.
+    """
+    total = jnp.sum(weight)
+    uniforms = jax.vmap(lambda turn: draws(jax.random.key(turn), n_components, weight.dtype))(jnp.arange(OUTLIER_ROUNDS))
+
+    def search(carry: tuple) -> tuple:
+        turn, kept, *_ = carry
+        mean, cov = whole(X, kept)
+        frame = Frame(mean, cov, inverse_root(cov)[0])
+        z = frame.white(X)
+        label, count = nearest(z, kept, cluster(uniforms[turn], z, kept, n_used, least=least))
+        small = (count > 0) & (count < least)
+        rest = jnp.where(small[label], 0, kept)
+        again = jnp.any(small) & (jnp.sum(rest) >= (1 - OUTLIER_SHARE) * total)
+        again = again & (turn + 1 < OUTLIER_ROUNDS)
+        return turn + 1, jnp.where(again, rest, kept), frame, again
+
+    n_features, dtype = X.shape[1], weight.dtype
+    nothing = Frame(jnp.zeros(n_features, dtype), *(jnp.zeros((n_features, n_features), dtype) for _ in range(2)))
+    start = varying_with((jnp.zeros((), jnp.int32), weight, nothing, jnp.ones((), bool)), X, weight)
+    _, kept, frame, _ = lax.while_loop(lambda carry: carry[-1], search, start)
+    return frame, kept
+
+
+def draws(key: Array, n_components: int, dtype: jnp.dtype) -> Float[Array, "T K"]:
+    """Uniform numbers to draw seeds by, for all tries; the first components' do not depend on how many follow."""
+    return jax.random.uniform(key, (n_components, TRIES), dtype).T
 
 
 def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> Float[Array, "K B"]:
@@ -312,56 +321,49 @@ def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> F
 
 
 def seeds(
-    uniforms: Float[Array, " K"], X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, n_used: Array | int
+    uniforms: Float[Array, "T K"],
+    z: Float[Array, "N D"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    turn: Array | int = 0,
 ) -> Float[Array, "K D"]:
     """k-means++: each seed is drawn with probability proportional to weight times squared distance to the seeds before.
 
     A component that is not in use has its seed out of all reach.
     """
-    size = blocks.block_size(X.shape[0], X.shape[1], weight.dtype.itemsize)
-
-    def distance_to(seed: Float[Array, " D"]) -> Float[Array, " N"]:
-        def block(x: Float[Array, "D B"]) -> Float[Array, " B"]:
-            return jnp.sum((frame.white(x) - seed[:, None]) ** 2, axis=0)
-
-        return jnp.where(weight > 0, blocks.map_samples(block, X, size, weight.dtype), 0)
 
     def pick(nearest: Float[Array, " N"], turn: tuple[Array, Array]) -> tuple[Array, Array]:
         uniform, first = turn
-        index = draw(uniform, weight * jnp.where(first, 1, nearest), weight)
-        seed = frame.white(X[index].astype(weight.dtype)[:, None])[:, 0]
-        return jnp.minimum(nearest, distance_to(seed)), seed
+        seed = z[draw(uniform, weight * jnp.where(first, 1, nearest), weight)]
+        distance = jnp.sum((z - seed[None]) ** 2, axis=1)
+        return jnp.minimum(nearest, jnp.where(weight > 0, distance, 0)), seed
 
-    turn = jnp.arange(uniforms.shape[0], dtype=jnp.int32)
-    start = varying_with(jnp.full_like(weight, jnp.inf), X, weight, uniforms)
-    found = lax.scan(pick, start, (uniforms, turn == 0))[1]
-    return jnp.where((turn < n_used)[:, None], found, OUT_OF_REACH)
+    component = jnp.arange(uniforms.shape[1], dtype=jnp.int32)
+    start = varying_with(jnp.full_like(weight, jnp.inf), z, weight, uniforms)
+    found = lax.scan(pick, start, (uniforms[turn], component == 0))[1]
+    return jnp.where((component < n_used)[:, None], found, OUT_OF_REACH)
 
 
 def cluster(
-    key: Array,
-    X: Shaped[Array, "N D"],
-    weight: Float[Array, " N"],
-    frame: Frame,
-    n_used: Array | int,
-    n_components: int,
+    uniforms: Float[Array, "T K"], z: Float[Array, "N D"], weight: Float[Array, " N"], n_used: Array | int, *, least: int
 ) -> Float[Array, "K D"]:
-    """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far."""
-    # Component by component, so that the first draws are the same however many components are not in use.
-    uniforms = jax.random.uniform(key, (n_components, TRIES + 1), weight.dtype).T
+    """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far.
 
-    def attempt(best: tuple[Array, Array], turn: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
-        uniforms, is_last = turn
-        fresh = seeds(uniforms, X, weight, frame, n_used)
-        passes = jnp.where(is_last, LLOYD_PASSES, TRY_PASSES)
-        found = lloyd_passes(X, weight, frame, jnp.where(is_last, best[0], fresh), passes)
-        inertia = found.sums.inertia
-        better = is_last | (NEAR * inertia < best[1])
-        return (jnp.where(better, found.state, best[0]), jnp.where(better, inertia, best[1])), None
+    A try that leaves a cluster of fewer than ``least`` samples yields to one that does not.
+    """
 
-    is_last = jnp.arange(TRIES + 1) == TRIES
-    start = jnp.zeros((n_components, X.shape[1]), weight.dtype), jnp.asarray(jnp.inf, weight.dtype)
-    return lax.scan(attempt, varying_with(start, X, weight, uniforms), (uniforms, is_last))[0][0]
+    def attempt(best: tuple[Array, Array], turn: Array) -> tuple[tuple[Array, Array], None]:
+        is_last = turn == TRIES
+        begun = jnp.where(is_last, best[0], seeds(uniforms, z, weight, n_used, turn))
+        found = lloyd_passes(z, weight, begun, jnp.where(is_last, LLOYD_PASSES, TRY_PASSES))
+        tiny = jnp.any((found.sums.n_k > 0) & (found.sums.n_k < least))
+        cost = found.sums.inertia * jnp.where(tiny, TINY_COST, 1)
+        better = is_last | (NEAR * cost < best[1])
+        return (jnp.where(better, found.state, best[0]), jnp.where(better, cost, best[1])), None
+
+    start = jnp.zeros((uniforms.shape[1], z.shape[1]), z.dtype), jnp.asarray(jnp.inf, z.dtype)
+    turns = jnp.arange(TRIES + 1, dtype=jnp.int32)
+    return lax.scan(attempt, varying_with(start, z, weight, uniforms), turns)[0][0]
 
 
 class ClusterSums(NamedTuple):
@@ -371,38 +373,38 @@ class ClusterSums(NamedTuple):
     weight: Array  # ()
 
 
-def lloyd_passes(
-    X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"], passes: Array
-) -> loop.Carry:
+def lloyd_passes(z: Float[Array, "N D"], weight: Float[Array, " N"], centres: Float[Array, "K D"], passes: Array) -> loop.Carry:
     """k-means on the same loop as EM: expect assigns samples to centres, maximise moves centres to their samples."""
-    size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)
+    size = blocks.block_size(z.shape[0], 3 * centres.shape[0] + z.shape[1], z.dtype.itemsize)
+    n_features = z.shape[1]
 
     def expect(centres: Float[Array, "K D"]) -> ClusterSums:
-        def step(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> ClusterSums:
-            z = frame.white(x)
+        def step(z: Float[Array, "D B"], weight: Float[Array, " B"], present: Float[Array, " B"]) -> ClusterSums:
             square = squared_distances(z, centres)
-            member = jax.nn.one_hot(jnp.argmin(square, axis=0), centres.shape[0], axis=0, dtype=x.dtype) * weight[None]
+            weight = weight * present
+            member = jax.nn.one_hot(jnp.argmin(square, axis=0), centres.shape[0], axis=0, dtype=z.dtype) * weight[None]
             first = contract("kb,db->kd", member, z)
             return ClusterSums(jnp.sum(member, axis=1), first, jnp.sum(weight * jnp.min(square, axis=0)), jnp.sum(weight))
 
-        return blocks.fold(step, (X,), weight, size, weight.dtype, centres)[0]
+        # Weights go along as data, so that restarts, which may weigh samples differently, share the blocks of z.
+        return blocks.fold(step, (z, weight), None, size, z.dtype, centres)[0]
 
     def maximise(centres: Float[Array, "K D"], sums: ClusterSums) -> Float[Array, "K D"]:
         empty = sums.n_k[:, None] <= 0
         return jnp.where(empty, centres, sums.first / jnp.where(empty, 1, sums.n_k[:, None]))
 
     def objective(sums: ClusterSums) -> loop.Objective:
-        zero, resolution = jnp.zeros_like(sums.inertia), LLOYD_TOL * jnp.asarray(X.shape[1], weight.dtype)
+        zero, resolution = jnp.zeros_like(sums.inertia), LLOYD_TOL * jnp.asarray(n_features, z.dtype)
         return loop.Objective(-sums.inertia, zero, sums.weight, resolution, zero)
 
     problem = loop.Problem(expect, maximise, objective)
-    return loop.run(problem, loop.begin(problem, centres), passes, LLOYD_TOL * X.shape[1])
+    return loop.run(problem, loop.begin(problem, centres), passes, LLOYD_TOL * n_features)
 
 
 def nearest(
-    X: Shaped[Array, "N D"], weight: Float[Array, " N"], frame: Frame, centres: Float[Array, "K D"]
+    z: Float[Array, "N D"], weight: Float[Array, " N"], centres: Float[Array, "K D"]
 ) -> tuple[Integer[Array, " N"], Float[Array, " K"]]:
     """The label of each sample, and the weight of each cluster."""
-    size = blocks.block_size(X.shape[0], centres.shape[0] + X.shape[1], weight.dtype.itemsize)
-    label = blocks.map_samples(lambda x: jnp.argmin(squared_distances(frame.white(x), centres), axis=0), X, size, weight.dtype)
+    size = blocks.block_size(z.shape[0], centres.shape[0] + z.shape[1], z.dtype.itemsize)
+    label = blocks.map_samples(lambda z: jnp.argmin(squared_distances(z, centres), axis=0), z, size, z.dtype)
     return label, jnp.zeros(centres.shape[0], weight.dtype).at[label].add(weight)

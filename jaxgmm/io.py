@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as to_bytes
 
+from jaxgmm.checks import check_params
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import STRUCTURES
 
@@ -30,7 +31,8 @@ def save(path: str | PathLike[str], params: GMMParams, metadata: Mapping[str, st
 
     Raises:
       OSError: the file cannot be written.
-      ValueError: ``metadata`` uses a name of the format itself, or holds what is not text.
+      ValueError: ``params`` is not one mixture of a structure that ``load`` knows; ``metadata`` uses a name of the format
+        itself, or holds what is not text.
 
     Source: the safetensors format, version 1 of the keys ``format``, ``version``, ``structure``.
 
@@ -41,15 +43,15 @@ def save(path: str | PathLike[str], params: GMMParams, metadata: Mapping[str, st
     >>> jaxgmm.load(path).weights.tolist()
     [1.0]
     """
+    check_params(params)
+    if STRUCTURES.get(params.structure.name) != params.structure:
+        raise ValueError(f"params is {params.structure}, which load does not know; it knows {', '.join(STRUCTURES)}.")
     header = {"format": FORMAT, "version": VERSION, "structure": params.structure.name}
     extra = dict(metadata or {})
     if header.keys() & extra.keys() or not all(isinstance(v, str) for pair in extra.items() for v in pair):
         raise ValueError(f"metadata must map text to text, without the names {sorted(header)}; got {extra}.")
     tensors = {name: np.ascontiguousarray(getattr(params, name)) for name in FIELDS}
-    try:
-        save_file(tensors, path, metadata=extra | header)
-    except SafetensorError as error:
-        raise OSError(f"{path} cannot be written ({error}).") from None
+    Path(path).write_bytes(to_bytes(tensors, metadata=extra | header))
 
 
 def load(path: str | PathLike[str]) -> GMMParams:
@@ -108,11 +110,20 @@ def _read(path: str | PathLike[str]) -> tuple[GMMParams, dict[str, str]]:
         raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}). Save the mixture again.") from None
     structure = STRUCTURES[header["structure"]]
     fits = means.ndim == 2 and weights.shape == means.shape[:1] and cov.shape == structure.shape(*means.shape)
-    if not fits:
+    if not fits or 0 in means.shape:
         raise ValueError(
             f"{path} holds shapes that do not fit together: weights {weights.shape}, means {means.shape}, cov {cov.shape}."
         )
-    return GMMParams(_leaf(weights), _leaf(means), _leaf(cov), structure), header
+    params = GMMParams(_leaf(weights), _leaf(means), _leaf(cov), structure)
+    leaves = (weights, means, cov)
+    sound = all(np.issubdtype(leaf.dtype, np.floating) and np.isfinite(leaf).all() for leaf in leaves)
+    if not (sound and (weights >= 0).all() and weights.any() and np.isfinite(_log_det(params)).all()):
+        raise ValueError(f"{path} holds numbers that are no mixture: weights that are negative or no covariance, or NaN.")
+    return params, header
+
+
+def _log_det(params: GMMParams) -> np.ndarray:
+    return np.asarray(params.structure.whitener(jnp.asarray(params.cov), params.n_components, params.n_features).log_det)
 
 
 def _leaf(value: np.ndarray) -> Any:

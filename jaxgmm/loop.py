@@ -145,7 +145,8 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
 
     A lane ends when an ascent step gains no more than ``tol`` per unit weight (``CONVERGED``), lowers the objective by
     more than rounding explains (``DECREASED``), or leaves the finite numbers (``NONFINITE``). ``tol = 0`` switches the
-    first two off. The state kept is the better one; a state that is not finite is never kept.
+    first two off. A step that lowers the objective is not kept, but where a fall is within rounding or ``tol = 0``; a state
+    that is not finite never is.
 
     Where ``tol`` is below the noise of a gain, single gains say nothing: float32 on a plateau would stop at the first that
     happens to be negative. Such a lane walks on, through falls within rounding, until no new best has come for so many

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Integer
 
 T = TypeVar("T")
 
@@ -33,6 +33,18 @@ def samples_per_weight(weight: Float[Array, " N"], axis_name: str | None = None)
     sums = jnp.sum(weight), jnp.sum((weight > 0).astype(weight.dtype))
     total, present = sums if axis_name is None else lax.psum(sums, axis_name)
     return jnp.maximum(1, present / jnp.where(total > 0, total, 1))
+
+
+def weighted(weight: Float[Array, " B"], values: Float[Array, " B"]) -> Float[Array, " B"]:
+    """``weight * values``; a weight of zero is absent, and one that is negative or NaN shows as NaN."""
+    return jnp.where(weight > 0, weight * values, jnp.where(weight == 0, 0, jnp.nan))
+
+
+def place(share: Float[Array, "*picks"], mass: Float[Array, " N"]) -> Integer[Array, "*picks"]:
+    """The rows at which the cumulative mass passes these shares of the total; never one without mass."""
+    reached = jnp.cumsum(mass)
+    index = jnp.searchsorted(reached, share * reached[-1], side="right")
+    return jnp.minimum(index, jnp.searchsorted(reached, reached[-1], side="left"))
 
 
 def varying_with(tree: T, *sources: Any) -> T:
@@ -109,9 +121,9 @@ def divide_or_keep(
     return jnp.where(jnp.expand_dims(count > least, trailing), sums / divisor, previous)
 
 
-def weighted_quantile(values: Float[Array, "K D"], weight: Float[Array, " K"], share: float) -> Float[Array, " D"]:
-    """The smallest value of each column at which ``share`` of the weight is reached."""
+def weighted_quantile(values: Float[Array, "K D"], weight: Float[Array, "K D"], share: float) -> Float[Array, " D"]:
+    """The smallest value of each column at which ``share`` of the column's weight is reached."""
     order = jnp.argsort(values, axis=0)
-    reached = jnp.cumsum(weight[order], axis=0)
+    reached = jnp.cumsum(jnp.take_along_axis(weight, order, axis=0), axis=0)
     place = jnp.argmax(reached >= share * reached[-1:], axis=0)
     return jnp.take_along_axis(jnp.take_along_axis(values, order, axis=0), place[None], axis=0)[0]

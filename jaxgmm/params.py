@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxgmm.checks import check_array, is_traced
+from jaxgmm.checks import check_array, check_params, is_traced
 from jaxgmm.numerics import float_dtype
 from jaxgmm.structures import Structure, get_structure
 
@@ -125,6 +125,7 @@ def covariances(params: GMMParams) -> Array:
     >>> jaxgmm.covariances(params).tolist()
     [[[3.0, 0.0], [0.0, 3.0]]]
     """
+    check_params(params)
     return params.structure.dense(jnp.asarray(params.cov), params.n_components, params.n_features)
 
 

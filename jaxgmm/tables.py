@@ -13,6 +13,9 @@ import polars as pl
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]
 
 
+QUOTED = r'"[^"]*"'
+
+
 class BadInput(Exception):
     """One line that says what is wrong with the input and what to do."""
 
@@ -26,8 +29,10 @@ def read_table(file: Path) -> pl.DataFrame:
             table = pl.read_parquet(file)
         else:
             separator, decimal_comma = _dialect(file)
-            table = pl.read_csv(
-                file, infer_schema_length=None, null_values=MISSING, separator=separator, decimal_comma=decimal_comma
+            table = _without_blanks(
+                pl.read_csv(
+                    file, infer_schema_length=None, null_values=MISSING, separator=separator, decimal_comma=decimal_comma
+                )
             )
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -44,9 +49,23 @@ def read_table(file: Path) -> pl.DataFrame:
 def _dialect(file: Path) -> tuple[str, bool]:
     """What separates the names of the header line, and whether numbers are written with a decimal comma."""
     with file.open(errors="replace") as lines:
-        header, row = (re.sub(r'"[^"]*"', "", lines.readline()) for _ in range(2))
-    separator = max(",;\t", key=header.count)
-    return separator, separator != "," and re.search(r"\d,\d", row) is not None
+        separator = max(",;\t", key=re.sub(QUOTED, "", lines.readline()).count)
+        decimal_comma = separator != "," and any(re.search(r"\d,\d", re.sub(QUOTED, "", line)) for line in lines)
+    return separator, decimal_comma
+
+
+def _without_blanks(table: pl.DataFrame) -> pl.DataFrame:
+    """Names without blanks around them; text that is numbers but for blanks around them as numbers."""
+    names = [name.strip() for name in table.columns]
+    if len(set(names)) == len(names):
+        table.columns = names
+    for name in (name for name, dtype in table.schema.items() if dtype == pl.String):
+        text = table[name].str.strip_chars()
+        text = text.set(text.is_in(MISSING), None)
+        number = text.cast(pl.Float64, strict=False)
+        if number.null_count() == text.null_count() < table.height:
+            table = table.with_columns(number)
+    return table
 
 
 def choose_columns(table: pl.DataFrame, columns: str | None) -> list[str]:

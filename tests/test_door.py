@@ -33,8 +33,8 @@ BAD = {
     "ragged": (dict(X=[[1.0, 2.0], [3.0]]), r"X must be an array"),
     "complex": (dict(X=X + 1j), r"X must hold real numbers; got dtype complex64"),
     "objects": (dict(X=X.astype(object)), r"X must hold real numbers; got dtype object"),
-    "squares too large": (dict(X=X * np.float32(1e20)), r"squares leave the range of float32.*Rescale"),
-    "squares too small": (dict(X=X * np.float32(1e-22)), r"squares leave the range of float32"),
+    "squares too large": (dict(X=X * np.float32(1e20)), r"squares, summed, leave the range of float32.*Rescale"),
+    "squares too small": (dict(X=X * np.float32(1e-22)), r"squares, summed, leave the range of float32"),
     "weights of another length": (dict(sample_weight=np.ones(7)), r"sample_weight must have shape \(30,\).*\(7,\)"),
     "weights with columns": (dict(sample_weight=np.ones((30, 1))), r"sample_weight must have shape"),
     "negative weights": (dict(sample_weight=-np.ones(30)), r"sample_weight must be finite and not negative; 30 of 30"),
@@ -48,7 +48,7 @@ BAD = {
     "covariance not text": (dict(covariance_type=3), r"covariance_type must be one of"),
     "negative tol": (dict(tol=-1.0), r"tol must be a finite number, zero or more; got -1"),
     "nan tol": (dict(tol=np.nan), r"tol must be a finite number"),
-    "text tol": (dict(tol="small"), r"tol must hold real numbers"),
+    "text tol": (dict(tol="small"), r"tol must be a finite number"),
     "negative max_iter": (dict(max_iter=-1), r"max_iter must be at least 0"),
     "fraction of max_iter": (dict(max_iter=1.5), r"max_iter must be an integer"),
     "negative floor": (dict(covariance_floor=-1e-3), r"covariance_floor must be a finite number"),
@@ -59,8 +59,18 @@ BAD = {
     "labels out of range": (dict(init=np.full(30, 2)), r"init as labels must count from 0 to n_components - 1 = 1"),
     "labels of another length": (dict(init=np.zeros(9, int)), r"init as labels must be integers of shape \(30,\)"),
     "responsibilities with nan": (dict(init=np.full((30, 2), np.nan)), r"must hold finite responsibilities"),
-    "huge weights": (dict(sample_weight=np.full(30, 1e38)), r"sample_weight leaves the range"),
-    "tiny weights": (dict(sample_weight=np.full(30, 1e-60)), r"sample_weight leaves the range"),
+    "huge weights": (dict(sample_weight=np.full(30, 1e38)), r"sample_weight reaches .* leaves the range"),
+    "tiny weights": (dict(sample_weight=np.full(30, 1e-60)), r"sample_weight reaches .* leaves the range"),
+    "weights times squares": (
+        dict(X=X * np.float32(1e6), sample_weight=np.full(30, 1e28)),
+        r"squares, summed, leave the range",
+    ),
+    "masked": (dict(X=np.ma.masked_greater(X, 0)), r"X is a masked array"),
+    "times": (dict(X=np.zeros((30, 2), "timedelta64[s]")), r"X must hold real numbers; got dtype timedelta64"),
+    "beyond single precision": (dict(X=np.full((30, 2), 1e300)), r"leave the range of float32"),
+    "no tol": (dict(tol=None), r"tol must be a finite number, zero or more; got None"),
+    "key of another length": (dict(key=np.zeros(3, np.uint32)), r"key must be a JAX random key; got an array of shape"),
+    "init beside params": (dict(params=random_mixture("full"), n_components=K, init="x"), r"init must be one of"),
     "params of another kind": (dict(params=(1, 2)), r"params must be a GMMParams; got tuple"),
     "fractional labels": (dict(init=np.zeros(30)), r"init as labels must be integers"),
     "responsibilities of another shape": (dict(init=np.ones((30, 3))), r"must have shape \(30, 2\)"),
@@ -208,10 +218,39 @@ def test_a_row_of_weight_zero_may_hold_anything():
 
 def test_inside_jit_nothing_raises_on_values():
     samples = np.stack([random_samples(), np.full((N, 2), np.nan, np.float32), np.full((N, 2), np.inf, np.float32)])
-    weight = np.stack([np.ones(N), np.ones(N), -np.ones(N)]).astype(np.float32)
+    samples = np.concatenate([samples, samples[[0, 0]]])
+    weight = np.ones((5, N), np.float32)
+    weight[3, 4], weight[4, 4] = np.nan, -9.0
     fit = jax.jit(jax.vmap(lambda X, w: jaxgmm.fit(KEY, X, 2, sample_weight=w, n_restarts=1, max_iter=5)))(samples, weight)
-    assert fit.status.tolist()[1:] == [Status.NONFINITE] * 2
+    assert fit.status.tolist()[1:] == [Status.NONFINITE] * 4
     assert fit.status[0] != Status.NONFINITE
+
+
+def test_large_integers_are_not_wrapped():
+    big = (X * 100).round().astype(np.int64)
+    for offset in (1_600_000_000_000, 3_000_000_000, 2_000_000_000):
+        with pytest.warns(UserWarning, match="lose digits"):
+            fit = jaxgmm.fit(KEY, big + offset, 2, n_restarts=1, max_iter=3)
+        assert abs(float(fit.params.means.mean()) / offset - 1) < 1e-3
+    one = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1e18]]])
+    assert jaxgmm.log_prob(one, np.array([[3_000_000_000]])) == jaxgmm.log_prob(one, np.array([[3e9]]))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.3, 0.6])
+def test_a_repeated_value_does_not_set_the_floor_of_the_others(share, x64):
+    """A code for missing values, -9999, is a cluster of its own; the two others keep their shapes."""
+    rng = np.random.default_rng(0)
+    coded = np.full(int(200 * share / (1 - share)), -9999.0)
+    samples = np.concatenate([rng.normal(size=100), 6 + rng.normal(size=100), coded])[:, None]
+    start = jaxgmm.GMMParams.from_moments(np.ones(3) / 3, [[0.0], [6.0], [-9999.0]], np.ones((3, 1, 1)))
+    fit = jaxgmm.fit_from(start, samples)
+    assert np.sort(fit.params.cov.ravel())[1:] == pytest.approx([1, 1], abs=0.3)
+
+
+def test_mixed_precision_is_cast_not_refused(x64):
+    params, samples = random_mixture("full", dtype=np.float32), random_samples()
+    stats = jaxgmm.statistics(params, samples)
+    assert jaxgmm.maximise(params, stats).means.dtype == np.float64
 
 
 def test_lists_are_arrays_and_warnings_are_not_raised():

@@ -60,8 +60,14 @@ def test_wrong_files_meet_a_sentence(tmp_path):
         save_file(tensors, path, metadata=header | change)
         with pytest.raises(ValueError, match=message):
             jaxgmm.load(path)
+    for spoilt in ({"weights": np.array([np.nan, 1])}, {"weights": np.array([-1.0, 3])}, {"cov": -np.ones((2, 3))}):
+        save_file(tensors | spoilt, path, metadata=header)
+        with pytest.raises(ValueError, match="no mixture"):
+            jaxgmm.load(path)
     with pytest.raises(ValueError, match="metadata"):
         jaxgmm.save(path, random_mixture("diag"), {"format": "mine"})
+    with pytest.raises(ValueError, match="one mixture"):
+        jaxgmm.save(path, jax.tree.map(lambda leaf: leaf[None], random_mixture("diag")))
 
 
 @pytest.fixture
@@ -135,12 +141,22 @@ def test_parquet_and_chosen_columns(run, tmp_path):
     assert "30 of 30 rows, 1 features" in out
 
 
-@pytest.mark.parametrize("text", ["a;b\n1;2.5\n3;4\n", "a;b\n1;2,5\n3;4,0\n", "a\tb\n1\t2.5\n3\t4\n", '"a,a";b\n1;2,5\n3;4\n'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a;b\n1;2.5\n3;4\n",
+        "a;b\n1;2,5\n3;4,0\n",
+        "a\tb\n1\t2.5\n3\t4\n",
+        '"a,a";b\n1;2,5\n3;4\n',
+        "a;b\n1;2\n3;4,0\n",
+        "a, b\n1.0, 2.5\n3.0, 4.0\n",
+    ],
+)
 def test_separators_and_decimal_commas(text, tmp_path):
     (tmp_path / "t.csv").write_text(text)
     table = tables.read_table(tmp_path / "t.csv")
     X, _ = tables.numbers(table, tables.choose_columns(table, None), tmp_path)
-    assert X.tolist() == [[1, 2.5], [3, 4]]
+    assert X.tolist() == [[1, 2.5 if "5" in text else 2], [3, 4]]
 
 
 BAD = {
@@ -171,6 +187,9 @@ BAD = {
     "output is a folder": (["fit", "numbers.csv", "--output", "."], "is a folder"),
     "picture without a suffix": (["fit", "numbers.csv", "--plot", "fit"], "a picture ends in"),
     "a folder": (["fit", "."], "is a folder"),
+    "labels over input": (["fit", "numbers.csv", "--labels", "numbers.csv"], "must name different files"),
+    "labels over model": (["fit", "numbers.csv", "--labels", "o", "--output", "o"], "must name different files"),
+    "prediction over input": (["predict", "x.safetensors", "x.csv", "--output", "x.csv"], "must not name a file that is read"),
     "features": (["predict", "m.safetensors", "numbers.csv"], "no column 'x0'"),
 }
 
@@ -186,6 +205,8 @@ def test_bad_input_is_one_line_and_code_two(case, run, tmp_path):
     for name in ("noise.csv", "noise.parquet"):
         (tmp_path / name).write_bytes(bytes(range(256)) * 3)
     jaxgmm.save(tmp_path / "m.safetensors", random_mixture("full"))
+    jaxgmm.save(tmp_path / "x.safetensors", random_mixture("full"), {"columns": "not json"})
+    (tmp_path / "x.csv").write_text("x0,x1\n1,2\n")
     arguments, message = BAD[case]
     code, _, err = run(*arguments)
     assert code == 2

@@ -260,6 +260,38 @@ def test_forward_mode_goes_through_fit_from(x64):
     np.testing.assert_allclose(slope, (means(1e-6) - means(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
+def test_forward_mode_goes_through_a_floor_that_binds_alike_in_two_directions(x64):
+    X = np.random.default_rng(0).normal(size=(20, 1)) * [1.0, 0, 0]
+    start = jaxgmm.initialise(KEY, X, 2)
+
+    @jax.jit
+    def cov(t):
+        return jaxgmm.fit_from(start, X * (1 + t), tol=0.0, max_iter=3, covariance_floor=1e-3).params.cov
+
+    _, slope = jax.jvp(cov, (0.0,), (1.0,))
+    np.testing.assert_allclose(slope, (cov(1e-6) - cov(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+def test_forward_mode_goes_through_an_acceleration_at_rest():
+    """Steps of length zero: the step length is a root, whose slope there is infinite."""
+    X, _ = blobs()
+    start = jaxgmm.GMMParams.from_moments(*BLOB_START)
+
+    def means(scale):
+        return jaxgmm.fit_from(start, X * scale, tol=0.0, max_iter=30, accelerate="squarem").params.means
+
+    _, slope = jax.jvp(means, (jnp.float32(1),), (jnp.float32(1),))
+    np.testing.assert_allclose(slope, means(1.0), rtol=1e-3, atol=1e-3)  # means scale with the data
+
+
+def test_what_is_closed_over_is_traced_too():
+    X, tol, start = random_samples(), jnp.asarray(1e-3), random_mixture("full")
+    inside = jax.jit(lambda a: jaxgmm.fit(KEY, X, 2, n_restarts=2, max_iter=5).log_likelihood * a)(1.0)
+    outside = jaxgmm.fit(KEY, X, 2, n_restarts=2, max_iter=5).log_likelihood
+    np.testing.assert_allclose(inside, outside, rtol=1e-4)
+    jax.eval_shape(lambda p: jaxgmm.fit_from(p, X, tol=tol, covariance_floor=tol), start)
+
+
 @pytest.mark.slow
 def test_trace_and_lanes_have_the_documented_shapes():
     fit = jaxgmm.fit(KEY, random_samples(), K, n_restarts=3, max_iter=4, trace=6)
@@ -297,6 +329,9 @@ def test_new_values_compile_nothing_new():
         lambda t: jaxgmm.statistics(start, X * t, sample_weight=w * t),
         lambda t: jaxgmm.initialise(jax.random.key(int(t)), X * t, K),
     ]
+    with jax.log_compiles(), _CompileCount() as count:
+        jaxgmm.e_step(start, X[: N // 2 + 1])
+    assert count.names  # a new shape is seen
     for call in calls:
         call(np.float32(1))
         with jax.log_compiles(), _CompileCount() as count:

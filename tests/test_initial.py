@@ -44,6 +44,16 @@ def test_default_fit_finds_parallel_cigars():
         assert adjusted_rand_score(truth, jaxgmm.predict(fit.params, X)) > 0.95
 
 
+def test_random_from_data_takes_a_row_as_often_as_it_was_seen():
+    X = random_samples(n=5)
+    weight = np.array([2, 1, 0, 1, 1], np.float32)
+    seen = np.repeat(np.arange(5), weight.astype(int))
+    start = jax.jit(jax.vmap(lambda k: jaxgmm.initialise(k, X, 4, method="random_from_data", sample_weight=weight).means))
+    again = jax.jit(jax.vmap(lambda k: jaxgmm.initialise(k, X[seen], 4, method="random_from_data").means))
+    keys = jax.random.split(KEY, 20)
+    np.testing.assert_allclose(start(keys), again(keys), rtol=1e-6)
+
+
 @settings(max_examples=50, deadline=None)
 @given(
     st.lists(st.sampled_from([0.0, 0.5, 1.0, 3.0]), min_size=4, max_size=4),
@@ -79,8 +89,8 @@ def test_many_samples_start_from_some_of_them_pick_for_pick(monkeypatch, x64):
     monkeypatch.setattr(initial, "START_SAMPLES", 64)
     rng = np.random.default_rng(0)
     X, times = rng.normal(size=(150, 2)) + 9 * rng.integers(0, 2, size=(150, 1)), rng.integers(0, 3, size=150)
-    weighted = initial.subsample(KEY, jnp.asarray(X), jnp.asarray(times, float), 64)
-    seen = initial.subsample(KEY, jnp.repeat(X, times, axis=0), jnp.ones(times.sum()), 64)
+    weighted = initial.subsample(jnp.asarray(X), jnp.asarray(times, float), 64)
+    seen = initial.subsample(jnp.repeat(X, times, axis=0), jnp.ones(times.sum()), 64)
     jax.tree.map(np.testing.assert_array_equal, weighted, seen)
     start = jax.jit(partial(jaxgmm.initialise, n_components=2))(KEY, X, sample_weight=times)
     np.testing.assert_allclose(sorted(start.means[:, 0]), [0, 9], atol=0.5)

@@ -269,9 +269,30 @@ def _clip(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, "
     """Where the bound binds, raise the eigenvalues of ``cov``, in units of the bound, to one."""
     unit = jnp.sqrt(_bound(cov, floor))
     scale = unit[:, None] * unit[None, :]
-    values, vectors = jnp.linalg.eigh(cov / scale)
+    return jnp.where(_binds(cov, floor), scale * _raise_eigenvalues(cov / scale), cov)
+
+
+@jax.custom_jvp
+def _raise_eigenvalues(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """The symmetric matrix with eigenvalues below one raised to one."""
+    values, vectors = jnp.linalg.eigh(matrix)
     half = vectors * jnp.sqrt(jnp.maximum(values, 1))[None, :]
-    return jnp.where(_binds(cov, floor), scale * contract("ij,kj->ik", half, half), cov)
+    return contract("ij,kj->ik", half, half)
+
+
+@_raise_eigenvalues.defjvp
+def _raise_eigenvalues_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """By divided differences of max(., 1) (Daleckii and Krein 1965): equal eigenvalues, where vectors turn, do no harm."""
+    values, vectors = jnp.linalg.eigh(primals[0])
+    raised = jnp.maximum(values, 1)
+    gap = values[:, None] - values[None, :]
+    apart = jnp.abs(gap) > jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    above = (values > 1).astype(values.dtype)
+    slope = (above[:, None] + above[None, :]) / 2
+    slope = jnp.where(apart, (raised[:, None] - raised[None, :]) / jnp.where(apart, gap, 1), slope)
+    turned = contract("ji,jk,kl->il", vectors, tangents[0], vectors)
+    half = vectors * jnp.sqrt(raised)[None, :]
+    return contract("ij,kj->ik", half, half), contract("ij,jk,lk->il", vectors, slope * turned, vectors)
 
 
 def _bound(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, " D"]:
