@@ -7,8 +7,10 @@ from jaxgmm.fitting import fit, fit_from
 from jaxgmm.initial import initialise
 from jaxgmm.io import load, load_metadata, save
 from jaxgmm.loop import Status
+from jaxgmm.many import fit_many
 from jaxgmm.params import GMMParams, covariances, n_free_parameters
 from jaxgmm.result import FitResult
+from jaxgmm.selection import Sweep, sweep
 from jaxgmm.sums import Statistics
 
 __all__ = [
@@ -16,12 +18,14 @@ __all__ = [
     "GMMParams",
     "Statistics",
     "Status",
+    "Sweep",
     "aic",
     "bic",
     "covariances",
     "e_step",
     "fit",
     "fit_from",
+    "fit_many",
     "icl",
     "initialise",
     "load",
@@ -38,4 +42,5 @@ __all__ = [
     "sample",
     "save",
     "statistics",
+    "sweep",
 ]

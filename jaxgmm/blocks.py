@@ -52,22 +52,28 @@ def fold(
       The sums, and what rounding lost in each of them.
     """
     n_samples = samples[0].shape[0]
-    step = jax.checkpoint(step)  # in reverse mode a block is computed again, not kept
+    n_blocks = -(-n_samples // size)
 
-    def body(carry: tuple[T, T], index: Array) -> tuple[tuple[T, T], None]:
-        start = jnp.minimum(index * size, n_samples - size)
-        weight = (start + jnp.arange(size, dtype=index.dtype) >= index * size).astype(dtype)
+    def take(start: Array | int, weight: Array) -> T:
         blocks = [_slice(array, start, size, dtype) for array in samples]
         if sample_weight is not None:
             weight = weight * _slice(sample_weight, start, size, dtype)
             blocks = [jnp.where((weight > 0)[None], b.reshape(-1, size), 0).reshape(b.shape) for b in blocks]
-        return numerics.add_compensated(carry, step(*blocks, weight)), None
+        return step(*blocks, weight)
 
-    first = [jax.ShapeDtypeStruct((*a.shape[1:], size), dtype) for a in samples]
-    shapes = jax.eval_shape(step, *first, jax.ShapeDtypeStruct((size,), dtype))
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    if n_blocks == 1:
+        whole = take(0, jnp.ones(size, dtype))
+        return whole, jax.tree.map(jnp.zeros_like, whole)
+
+    def body(carry: tuple[T, T], index: Array) -> tuple[tuple[T, T], None]:
+        start = jnp.minimum(index * size, n_samples - size)
+        unseen = (start + jnp.arange(size, dtype=index.dtype) >= index * size).astype(dtype)
+        return numerics.add_compensated(carry, block(start, unseen)), None
+
+    block = jax.checkpoint(take)  # in reverse mode a block is computed again, not kept
+    first = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((size,), dtype)
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(take, *first))
     zeros = numerics.varying_with(zeros, samples, sample_weight, closed_over)
-    n_blocks = -(-n_samples // size)
     return lax.scan(body, (zeros, zeros), jnp.arange(n_blocks, dtype=jnp.int32))[0]
 
 
@@ -78,6 +84,8 @@ def map_samples(step: Callable[[Array], T], X: Shaped[Array, "N D"], size: int, 
     """
     n_samples = X.shape[0]
     n_blocks = -(-n_samples // size)
+    if n_blocks == 1:
+        return step(_slice(X, 0, size, dtype))
     step = jax.checkpoint(step)
 
     def body(_: None, index: Array) -> tuple[None, T]:
@@ -88,11 +96,11 @@ def map_samples(step: Callable[[Array], T], X: Shaped[Array, "N D"], size: int, 
 
     def join(parts: Array) -> Array:
         head = parts[:-1].reshape(-1, *parts.shape[2:])
-        return jnp.concatenate([head, parts[-1, repeated:]]) if n_blocks > 1 else parts[0]
+        return jnp.concatenate([head, parts[-1, repeated:]])
 
     return jax.tree.map(join, stacked)
 
 
-def _slice(array: Array, start: Array, size: int, dtype: jnp.dtype) -> Array:
+def _slice(array: Array, start: Array | int, size: int, dtype: jnp.dtype) -> Array:
     """Samples ``start`` to ``start + size``, the sample axis moved last."""
     return jnp.moveaxis(lax.dynamic_slice_in_dim(array, start, size), 0, -1).astype(dtype)

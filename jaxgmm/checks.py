@@ -96,7 +96,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n_samples: int) -> np.n
     return weight
 
 
-def n_present(sample_weight: np.ndarray | jax.Array | None, n_samples: int) -> int:
+def n_present(sample_weight: ArrayLike | None, n_samples: int) -> int:
     """Rows of positive weight, as far as that can be seen."""
     return n_samples if sample_weight is None or is_traced(sample_weight) else int(np.count_nonzero(np.asarray(sample_weight)))
 

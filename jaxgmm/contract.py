@@ -64,6 +64,7 @@ def moments(
     assign: Callable[..., tuple[Array, Array]],
     centre: Float[Array, " D"] | None = None,
     block_size: int | None = None,
+    n_lanes: int = 1,
 ) -> Statistics:
     """One pass over X: the sums, about ``means``, of samples assigned to components.
 
@@ -75,6 +76,7 @@ def moments(
       assign: (diff, *further blocks) -> gamma (K, B) and log p(x) (B,).
       centre: subtracted from each sample first, so that in float32 the means keep digits that an offset would take.
       block_size: samples a block; None chooses by the size of the temporaries.
+      n_lanes: how many runs side by side have temporaries of their own.
     """
     n_components, n_features = means.shape
 
@@ -96,7 +98,8 @@ def moments(
         )
 
     # Deviations, white coordinates and weighted deviations, (K, D, B) each.
-    size = block_size or blocks.block_size(samples[0].shape[0], 4 * n_components * n_features, means.dtype.itemsize)
+    per_sample = 4 * n_lanes * n_components * n_features
+    size = block_size or blocks.block_size(samples[0].shape[0], per_sample, means.dtype.itemsize)
     return _fold(step, samples, sample_weight, size, means)
 
 
@@ -129,11 +132,11 @@ def expect(
         return bayes(params.weights, log_gaussians(structure, whitener, diff))
 
     def centred(_: Statistics | None) -> Statistics:
-        return moments(structure, params.means, (X,), sample_weight, posterior, centre, block_size)
+        return moments(structure, params.means, (X,), sample_weight, posterior, centre, block_size, n_lanes)
 
+    n_lanes = jax.lax.axis_size(lanes) if lanes else 1
     if safest:
         return centred(None)
-    n_lanes = jax.lax.axis_size(lanes) if lanes else 1
     form = safe_form(params, whitener)
     if lanes:
         form = jax.lax.pmax(form, lanes)

@@ -71,11 +71,11 @@ def icl(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
     """
     X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
-    return bic(params, X, sample_weight=sample_weight) - 2 * _log_certainty(params, X, sample_weight)
+    return bic(params, X, sample_weight=sample_weight) - 2 * log_certainty(params, X, sample_weight)
 
 
 @jax.jit
-def _log_certainty(params: GMMParams, X: Array, sample_weight: Array | None) -> Array:
+def log_certainty(params: GMMParams, X: Array, sample_weight: Array | None) -> Array:
     """sum_n w_n ln max_k gamma(z_nk)."""
     posterior = posterior_of(params := cast(params, float_dtype(X)))
 

@@ -88,7 +88,7 @@ def fit_from(
     """
     X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
-    options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
+    options = check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
     return _fit_from(cast(params, float_dtype(X)), jnp.asarray(X), _as_array(sample_weight), *options, axis_name)
 
 
@@ -144,24 +144,38 @@ def fit(
     [0.20000000298023224, 9.199999809265137]
     """
     key = checks.check_key(key)
-    X = checks.check_samples(X)
-    n_samples = X.shape[0]
-    sample_weight = checks.check_sample_weight(sample_weight, n_samples)
+    data, offset = admit(X, sample_weight)
+    n_samples, n_features = data.X.shape
     n_components = checks.check_n_components(n_components, checks.n_present(sample_weight, n_samples))
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     structure = get_structure(covariance_type)
-    if params is not None:
-        checks.check_start(params, n_components, X.shape[1], structure)
-        structure = params.structure
+    start: Any = None
     if isinstance(init, str):
         checks.check_choice("init", init, METHODS)
     else:
-        init = checks.check_init("init", init, n_samples, n_components)
-    given = params is not None or not isinstance(init, str)
-    options = _check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
+        start = jnp.asarray(checks.check_init("init", init, n_samples, n_components))
+    if params is not None:
+        checks.check_start(params, n_components, n_features, structure)
+        structure = params.structure
+        start = cast(params if offset is None else moved(params, jnp.asarray(-offset)), float_dtype(data.X))
+    name, n_restarts = (init, n_restarts) if start is None else ("given", 1)
+    options = check_options(data.X, tol, max_iter, covariance_floor, accelerate, trace)
+    floor, tol, max_iter, accelerate, trace = options
     # Under the caller's jit the options are tracers, too, whatever they were made of.
-    traced = checks.is_traced(key, X, sample_weight, params, init, options)
+    traced = checks.is_traced(key, data, start, options)
 
+    width = n_restarts if traced else batch.good_width(data, n_restarts, n_components)
+    plan = Plan(structure, n_components, str(name), accelerate, trace, width)
+    running = batch.begin(jax.random.split(key, n_restarts), data, start, None, n_restarts, floor, plan)
+    advance = partial(batch.advance, data=data, tol=tol, plan=plan)
+    running = advance(running, passes=max_iter) if traced else rounds(running, advance, int(max_iter), callback)
+    return returned(jax.tree.map(lambda leaf: leaf[0], batch.finish(running, n_restarts)), offset)
+
+
+def admit(X: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Data, np.ndarray | None]:
+    """Samples and weights that passed the door, and what was subtracted from samples that JAX would have rounded."""
+    X = checks.check_samples(X)
+    sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     offset = None
     if not checks.is_traced(X, sample_weight):
         dtype = float_dtype(X)
@@ -169,26 +183,16 @@ def fit(
         weight = None if sample_weight is None else np.asarray(sample_weight)
         checks.check_values(host, weight, dtype)
         if host.dtype == np.float64 and dtype == np.float32:
-            X, offset = _centred(host, slice(None) if weight is None else weight > 0)
-    X, sample_weight = jnp.asarray(X), _as_array(sample_weight)
-    if params is not None:
-        params = cast(params if offset is None else moved(params, jnp.asarray(-offset)), float_dtype(X))
-    n_restarts = 1 if given else n_restarts
-    start = params if params is not None else None if isinstance(init, str) else jnp.asarray(init)
-    floor, tol, max_iter, accelerate, trace = options
-    data = Data(X, sample_weight)
-    width = n_restarts if traced else batch.good_width(data, n_restarts, n_components)
-    plan = Plan(
-        structure, n_components, init if isinstance(init, str) and params is None else "given", accelerate, trace, width
-    )
-    running = batch.begin(jax.random.split(key, n_restarts), data, start, None, n_restarts, floor, plan)
-    advance = partial(batch.advance, data=data, tol=tol, plan=plan)
-    running = advance(running, passes=max_iter) if traced else rounds(running, advance, int(max_iter), callback)
-    result = jax.tree.map(lambda leaf: leaf[0], batch.finish(running, n_restarts))
+            X, offset = centred(host, weight)
+    return Data(jnp.asarray(X), _as_array(sample_weight)), offset
+
+
+def returned(result: FitResult, offset: np.ndarray | None) -> FitResult:
+    """The result with its means in the caller's units."""
     return result if offset is None else result._replace(params=moved(result.params, jnp.asarray(offset, jnp.float32)))
 
 
-def _check_options(
+def check_options(
     X: Any, tol: Any, max_iter: Any, covariance_floor: Any, accelerate: Any, trace: Any
 ) -> tuple[Array, Array, Array, str | None, int]:
     """Options as arrays, so that a new value compiles nothing new."""
@@ -218,20 +222,27 @@ def _as_array(value: Any) -> Array | None:
     return None if value is None else jnp.asarray(value)
 
 
-def _centred(X: np.ndarray, present: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
-    """float64 samples as float32 about their mean, and the mean."""
-    offset, spread = X[present].mean(axis=0), X[present].std(axis=0)
-    step = np.spacing(np.abs(X[present]).max(axis=0).astype(np.float32))
-    coarse = np.flatnonzero((spread > 0) & (step > 1e-3 * spread))
+def centred(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """float64 samples (..., N, D) as float32 about their mean (..., D), and the mean; rows of weight zero become zero."""
+    present = np.ones(X.shape[:-1], bool) if weight is None else weight > 0
+    count = np.maximum(present.sum(axis=-1), 1)[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):
+        X = X if weight is None else np.where(present[..., None], X, 0)
+        offset = X.sum(axis=-2) / count
+        away = X - offset[..., None, :]
+        away = away if weight is None else np.where(present[..., None], away, 0)
+        spread = np.sqrt((away**2).sum(axis=-2) / count)
+        step = np.spacing(np.abs(X).max(axis=-2).astype(np.float32))
+        coarse = np.argwhere((spread > 0) & (step > 1e-3 * spread))
     if coarse.size:
-        column = coarse[0]
+        first = tuple(coarse[0])
         warnings.warn(
-            f"X is float64, but JAX computes in float32, whose steps of {step[column]:.2g} in column {column} are more than a "
-            f"thousandth of its standard deviation {spread[column]:.2g}. The fit is centred and sound, but means and later "
+            f"X is float64, but JAX computes in float32, whose steps of {step[first]:.2g} in column {first[-1]} are more than "
+            f"a thousandth of its standard deviation {spread[first]:.2g}. The fit is centred and sound, but means and later "
             'predictions lose digits. Subtract the mean, or set jax.config.update("jax_enable_x64", True).',
-            stacklevel=3,
+            stacklevel=4,
         )
-    return (X - offset[None]).astype(np.float32), offset
+    return away.astype(np.float32), offset
 
 
 @partial(jax.jit, static_argnames=("accelerate", "trace", "axis_name"))

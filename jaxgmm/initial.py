@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +17,7 @@ from jaxtyping import Float, Integer, Shaped
 from jaxgmm import blocks, checks, loop
 from jaxgmm.contract import moments
 from jaxgmm.em import maximise
-from jaxgmm.numerics import contract, float_dtype, place, samples_per_weight, varying_with
+from jaxgmm.numerics import apply_if, contract, float_dtype, place, samples_per_weight, varying_with
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure, get_structure
 from jaxgmm.structures.base import inverse_root
@@ -32,14 +33,17 @@ LLOYD_PASSES = 30
 LLOYD_TOL = 1e-4
 """Lloyd's passes, and the fall of the mean squared distance, per feature, at which they stop."""
 
-TRIES, TRY_PASSES, NEAR = 4, 5, 1.2
+TRIES, TRY_PASSES, NEAR = 4, 5, 1.1
 """Sets of seeds, Lloyd's passes that each is given, and how many times less inertia a later one needs to take the place of
 an earlier: a gross local optimum is left, and restarts stay as diverse as they were (DECISIONS.md)."""
 
 START_SAMPLES, START_SAMPLES_EACH = 1 << 14, 8
 """k-means looks at no more than this many samples, or this many times what the covariances need."""
 
-OUTLIER_ROUNDS = 4
+LANES_MEANT = 8
+"""Starts are taken side by side, by ``vmap``: as many should fit into the cache together."""
+
+OUTLIER_ROUNDS = TRIES
 OUTLIER_SHARE = 0.1
 """How often, and up to what share of the weight, clusters too small for a covariance are set aside as outliers."""
 
@@ -57,10 +61,10 @@ class Frame(NamedTuple):
     cov: Array  # (D, D)
     whitener: Array  # (D, D)
 
-    def white(self, X: Shaped[Array, "N D"]) -> Float[Array, "N D"]:
-        """Whitened samples."""
+    def white(self, X: Shaped[Array, "N D"]) -> Float[Array, "D N"]:
+        """Whitened samples, feature-major."""
         x = X.astype(self.mean.dtype).T - self.mean[:, None]
-        return contract("ij,jn->in", self.whitener, jnp.where(jnp.isfinite(x), x, 0)).T
+        return contract("ij,jn->in", self.whitener, jnp.where(jnp.isfinite(x), x, 0))
 
     def unwhite(self, centres: Float[Array, "K D"]) -> Float[Array, "K D"]:
         """Centres in data units, less the mean."""
@@ -174,9 +178,8 @@ def kmeans(
     if X.shape[0] > enough:
         X, weight = subsample(X, weight, enough)
     frame, weight = without_outliers(X, weight, n_used, n_components, least)
-    z = frame.white(X)
-    find = partial(cluster, least=least) if lloyd else seeds
-    centres = find(draws(key, n_components, weight.dtype), z, weight, n_used)
+    z, uniforms = frame.white(X), draws(key, n_components, weight.dtype)
+    centres = cluster(uniforms, z, weight, n_used, least=least) if lloyd else seeds(uniforms, z, weight, n_used)
     about = alike(frame.mean, frame.cov, n_used, n_components, structure)
     used = (jnp.arange(n_components, dtype=jnp.int32) < n_used)[:, None]
     about = replace(about, means=jnp.where(used, about.means + frame.unwhite(centres), about.means))
@@ -185,7 +188,8 @@ def kmeans(
         label = jnp.argmin(squared_distances(z, centres), axis=0)
         return jax.nn.one_hot(label, n_components, axis=0, dtype=diff.dtype), jnp.zeros_like(diff[0, 0])
 
-    return maximise(about, moments(structure, about.means, (X, z), weight, hard), covariance_floor=START_FLOOR)
+    sums = moments(structure, about.means, (X, z.T), weight, hard, n_lanes=LANES_MEANT)
+    return maximise(about, sums, covariance_floor=START_FLOOR)
 
 
 def random_from_data(
@@ -270,7 +274,13 @@ def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Ar
     One uniform a pick and rows in their order: a row of weight two is drawn where the row seen twice would be.
     """
     mass = jnp.where(jnp.sum(mass) > 0, mass, fallback)
-    return place(uniform, mass)
+    side = math.isqrt(mass.shape[0] - 1) + 1
+    rows = jnp.pad(mass, (0, side * side - mass.shape[0])).reshape(side, side)  # so that most is added, not accumulated
+    row_mass = jnp.sum(rows, axis=1)
+    row = place(uniform, row_mass)
+    before = jnp.sum(jnp.where(jnp.arange(side, dtype=row.dtype) < row, row_mass, 0))
+    share = (uniform * jnp.sum(row_mass) - before) / row_mass[row]
+    return row * side + place(jnp.clip(share, 0, 1), rows[row])
 
 
 def subsample(X: Shaped[Array, "N D"], weight: Float[Array, " N"], n: int) -> tuple[Float[Array, "n D"], Float[Array, " n"]]:
@@ -280,22 +290,27 @@ def subsample(X: Shaped[Array, "N D"], weight: Float[Array, " N"], n: int) -> tu
 
 
 def without_outliers(
-    X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_used: Array | int, n_components: int, least: int
+    X: Shaped[Array, "N D"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    n_components: int,
+    least: int,
 ) -> tuple[Frame, Float[Array, " N"]]:
     """Whitened coordinates, and the weights with those of outliers set to zero.
 
-    Clusters of fewer samples than a covariance needs are set aside, and the rest is whitened anew: one far sample would
-    otherwise own both the whitening and a seed, and EM would start on a spike.
+    Clusters of a short try that hold fewer samples than a covariance needs are set aside, and the rest is whitened anew: one
+    far sample would otherwise own both the whitening and a seed, and EM would start on a spike.
     """
     total = jnp.sum(weight)
-    uniforms = jax.vmap(lambda turn: draws(jax.random.key(turn), n_components, weight.dtype))(jnp.arange(OUTLIER_ROUNDS))
+    uniforms = draws(jax.random.key(0), n_components, weight.dtype)
 
     def search(carry: tuple) -> tuple:
         turn, kept, *_ = carry
         mean, cov = whole(X, kept)
         frame = Frame(mean, cov, inverse_root(cov)[0])
         z = frame.white(X)
-        label, count = nearest(z, kept, cluster(uniforms[turn], z, kept, n_used, least=least))
+        found = lloyd_passes(z, kept, seeds(uniforms, z, kept, n_used, turn), TRY_PASSES)
+        label, count = nearest(z, kept, found.state)
         small = (count > 0) & (count < least)
         rest = jnp.where(small[label], 0, kept)
         again = jnp.any(small) & (jnp.sum(rest) >= (1 - OUTLIER_SHARE) * total)
@@ -322,7 +337,7 @@ def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> F
 
 def seeds(
     uniforms: Float[Array, "T K"],
-    z: Float[Array, "N D"],
+    z: Float[Array, "D N"],
     weight: Float[Array, " N"],
     n_used: Array | int,
     turn: Array | int = 0,
@@ -334,8 +349,8 @@ def seeds(
 
     def pick(nearest: Float[Array, " N"], turn: tuple[Array, Array]) -> tuple[Array, Array]:
         uniform, first = turn
-        seed = z[draw(uniform, weight * jnp.where(first, 1, nearest), weight)]
-        distance = jnp.sum((z - seed[None]) ** 2, axis=1)
+        seed = z[:, draw(uniform, weight * jnp.where(first, 1, nearest), weight)]
+        distance = jnp.sum((z - seed[:, None]) ** 2, axis=0)
         return jnp.minimum(nearest, jnp.where(weight > 0, distance, 0)), seed
 
     component = jnp.arange(uniforms.shape[1], dtype=jnp.int32)
@@ -345,7 +360,7 @@ def seeds(
 
 
 def cluster(
-    uniforms: Float[Array, "T K"], z: Float[Array, "N D"], weight: Float[Array, " N"], n_used: Array | int, *, least: int
+    uniforms: Float[Array, "T K"], z: Float[Array, "D N"], weight: Float[Array, " N"], n_used: Array | int, *, least: int
 ) -> Float[Array, "K D"]:
     """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far.
 
@@ -354,14 +369,14 @@ def cluster(
 
     def attempt(best: tuple[Array, Array], turn: Array) -> tuple[tuple[Array, Array], None]:
         is_last = turn == TRIES
-        begun = jnp.where(is_last, best[0], seeds(uniforms, z, weight, n_used, turn))
+        begun = apply_if(~is_last, lambda _: seeds(uniforms, z, weight, n_used, turn), best[0])
         found = lloyd_passes(z, weight, begun, jnp.where(is_last, LLOYD_PASSES, TRY_PASSES))
         tiny = jnp.any((found.sums.n_k > 0) & (found.sums.n_k < least))
         cost = found.sums.inertia * jnp.where(tiny, TINY_COST, 1)
         better = is_last | (NEAR * cost < best[1])
         return (jnp.where(better, found.state, best[0]), jnp.where(better, cost, best[1])), None
 
-    start = jnp.zeros((uniforms.shape[1], z.shape[1]), z.dtype), jnp.asarray(jnp.inf, z.dtype)
+    start = jnp.zeros((uniforms.shape[1], z.shape[0]), z.dtype), jnp.asarray(jnp.inf, z.dtype)
     turns = jnp.arange(TRIES + 1, dtype=jnp.int32)
     return lax.scan(attempt, varying_with(start, z, weight, uniforms), turns)[0][0]
 
@@ -373,10 +388,12 @@ class ClusterSums(NamedTuple):
     weight: Array  # ()
 
 
-def lloyd_passes(z: Float[Array, "N D"], weight: Float[Array, " N"], centres: Float[Array, "K D"], passes: Array) -> loop.Carry:
+def lloyd_passes(
+    z: Float[Array, "D N"], weight: Float[Array, " N"], centres: Float[Array, "K D"], passes: Array | int
+) -> loop.Carry:
     """k-means on the same loop as EM: expect assigns samples to centres, maximise moves centres to their samples."""
-    size = blocks.block_size(z.shape[0], 3 * centres.shape[0] + z.shape[1], z.dtype.itemsize)
-    n_features = z.shape[1]
+    size = blocks.block_size(z.shape[1], 3 * centres.shape[0] + z.shape[0], z.dtype.itemsize)
+    n_features = z.shape[0]
 
     def expect(centres: Float[Array, "K D"]) -> ClusterSums:
         def step(z: Float[Array, "D B"], weight: Float[Array, " B"], present: Float[Array, " B"]) -> ClusterSums:
@@ -387,7 +404,7 @@ def lloyd_passes(z: Float[Array, "N D"], weight: Float[Array, " N"], centres: Fl
             return ClusterSums(jnp.sum(member, axis=1), first, jnp.sum(weight * jnp.min(square, axis=0)), jnp.sum(weight))
 
         # Weights go along as data, so that restarts, which may weigh samples differently, share the blocks of z.
-        return blocks.fold(step, (z, weight), None, size, z.dtype, centres)[0]
+        return blocks.fold(step, (z.T, weight), None, size, z.dtype, centres)[0]
 
     def maximise(centres: Float[Array, "K D"], sums: ClusterSums) -> Float[Array, "K D"]:
         empty = sums.n_k[:, None] <= 0
@@ -402,9 +419,9 @@ def lloyd_passes(z: Float[Array, "N D"], weight: Float[Array, " N"], centres: Fl
 
 
 def nearest(
-    z: Float[Array, "N D"], weight: Float[Array, " N"], centres: Float[Array, "K D"]
+    z: Float[Array, "D N"], weight: Float[Array, " N"], centres: Float[Array, "K D"]
 ) -> tuple[Integer[Array, " N"], Float[Array, " K"]]:
     """The label of each sample, and the weight of each cluster."""
-    size = blocks.block_size(z.shape[0], centres.shape[0] + z.shape[1], z.dtype.itemsize)
-    label = blocks.map_samples(lambda z: jnp.argmin(squared_distances(z, centres), axis=0), z, size, z.dtype)
+    size = blocks.block_size(z.shape[1], centres.shape[0] + z.shape[0], z.dtype.itemsize)
+    label = blocks.map_samples(lambda z: jnp.argmin(squared_distances(z, centres), axis=0), z.T, size, z.dtype)
     return label, jnp.zeros(centres.shape[0], weight.dtype).at[label].add(weight)

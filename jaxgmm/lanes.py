@@ -33,7 +33,8 @@ class Samples(NamedTuple):
     weight: Array | None  # (N,)
     centre: Array  # (D,) what means are relative to: in float32 an offset would take their digits
     axis_name: str | None = None  # mesh axis over which the samples are spread
-    lanes: str | None = None  # vmap axis of the runs that share the samples
+    lanes: str | None = None  # vmap axis of runs side by side
+    small: bool = False  # so little a run that the fast forms do not pay
 
 
 class Setting(NamedTuple):
@@ -120,6 +121,7 @@ def problem(setting: Setting, samples: Samples, accelerate: str | None) -> loop.
 
 def expect(params: GMMParams, samples: Samples, safest: bool = False) -> Statistics:
     """Statistics of all samples, on whatever devices they are."""
+    safest = safest or samples.small
     sums = em.collect(params, samples.X, samples.weight, samples.centre, lanes=samples.lanes, safest=safest)
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 

@@ -16,6 +16,7 @@ FLOORS = {
     3: ["em"],
     4: ["initial", "lanes", "batch", "density", "criteria"],
     5: ["fitting"],
+    6: ["many", "selection"],
     7: ["io", "plotting", "tables"],
     8: ["cli"],
 }

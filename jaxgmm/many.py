@@ -1,0 +1,196 @@
+"""Thousands of data sets in one call: bucketed by size, padded with samples of weight zero, fitted side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm import batch, checks
+from jaxgmm.batch import Data, Plan
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, rounds
+from jaxgmm.initial import METHODS
+from jaxgmm.numerics import float_dtype
+from jaxgmm.result import FitResult
+from jaxgmm.structures import Structure, get_structure
+
+CHUNK_BYTES = 1 << 26
+"""Bytes of the samples of the data sets that are on the device at once."""
+
+SMALLEST_BUCKET = 16
+
+
+class Chunk(NamedTuple):
+    """Data sets of like sizes, padded to one size and to a power of two in number."""
+
+    place: np.ndarray  # (m,) their places in the caller's order
+    X: Any  # (C, N, D)
+    weight: Any  # (C, N) or None
+    offset: np.ndarray | None  # (m, D) what was subtracted
+
+
+def fit_many(
+    key: Array,
+    X: ArrayLike | Sequence[ArrayLike],
+    n_components: int,
+    *,
+    groups: ArrayLike | None = None,
+    covariance_type: str | Structure = "full",
+    n_restarts: int = N_RESTARTS,
+    init: str = "kmeans",
+    sample_weight: ArrayLike | Sequence[ArrayLike] | None = None,
+    tol: ArrayLike = TOL,
+    max_iter: int = MAX_ITER,
+    covariance_floor: ArrayLike = COVARIANCE_FLOOR,
+    accelerate: str | None = None,
+    trace: int = 0,
+    progress: bool = False,
+) -> FitResult:
+    """Fit a mixture to each of many data sets.
+
+    Data set i gets what ``fit(jax.random.fold_in(key, i), X[i], n_components, ...)`` would give it, up to rounding, in a
+    fraction of the time: all advance side by side, and those that have ended drop out. Values are not checked one by one: a
+    data set with NaN ends in ``Status.NONFINITE``, one with fewer samples than components in ``Status.DEGENERATE``, and the
+    others do not notice. Runs on the host, in chunks of bounded memory; inside ``jit`` use ``jax.vmap`` over ``fit``.
+
+    Args:
+      key: random key.
+      X: (M, N, D) samples of M data sets; or a sequence of M arrays (N_i, D), N_i from one up; or, with ``groups``, a table
+        (N, D) of all samples.
+      n_components: K, the same for all.
+      groups: (N,) which data set each row of X belongs to; the data sets come in the order of ``np.unique(groups)``.
+      sample_weight: weights in the shape of X without its last axis.
+      progress: show a bar (needs tqdm, in the extra ``cli``).
+      covariance_type, n_restarts, init, tol, max_iter, covariance_floor, accelerate, trace: see ``fit``; ``init`` by name.
+
+    Returns:
+      A ``FitResult`` whose arrays have a leading axis of M, for example ``params.means`` (M, K, D).
+
+    Raises:
+      ValueError: shapes that do not fit together, an empty data set, options outside their range.
+
+    >>> import jax, jaxgmm
+    >>> X = jax.random.normal(jax.random.key(0), (3, 50, 2))
+    >>> jaxgmm.fit_many(jax.random.key(1), X, 2, n_restarts=1).params.means.shape
+    (3, 2, 2)
+    """
+    key = checks.check_key(key)
+    if checks.is_traced(key, X, sample_weight):
+        raise ValueError("fit_many runs on the host; inside jit use jax.vmap(jaxgmm.fit) over keys and data sets.")
+    n_components = checks.check_int("n_components", n_components, 1)
+    n_restarts = checks.check_int("n_restarts", n_restarts, 1)
+    structure = get_structure(covariance_type)
+    checks.check_choice("init", init, METHODS)
+    sets, weights = _sets(X, sample_weight, groups)
+    floor, tol, passes, accelerate, trace = check_options(sets[0], tol, max_iter, covariance_floor, accelerate, trace)
+    finished = _counter(len(sets), progress)
+    ends: list[tuple[np.ndarray, FitResult]] = []
+    for chunk in _chunks(sets, weights):
+        n_sets = chunk.X.shape[0]
+        n_lanes, n_live = n_sets * n_restarts, len(chunk.place) * n_restarts
+        data = Data(chunk.X, chunk.weight, jnp.arange(n_lanes, dtype=jnp.int32) // n_restarts)
+        plan = Plan(structure, n_components, init, accelerate, trace, width=batch.good_width(data, n_lanes, n_components))
+        keys = _keys(key, jnp.asarray(np.resize(chunk.place, n_sets)), n_restarts)
+        running = batch.begin(keys, data, None, None, n_live, floor, plan)
+        running = rounds(running, partial(batch.advance, data=data, tol=tol, plan=plan), int(passes), None)
+        n_wanted = len(chunk.place)
+        end = jax.tree.map(lambda leaf, n=n_wanted: np.asarray(leaf)[:n], batch.finish(running, n_restarts))
+        if chunk.offset is not None:
+            offset = chunk.offset[:n_wanted, None].astype(np.float32)
+            end = end._replace(params=replace(end.params, means=end.params.means + offset))
+        ends.append((chunk.place, end))
+        finished(n_wanted)
+    place = np.argsort(np.concatenate([index for index, _ in ends]))
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[place]), *[end for _, end in ends])
+
+
+def _sets(X: Any, sample_weight: Any, groups: Any) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    """The samples and the weights of each data set."""
+    if groups is not None:
+        table = np.asarray(checks.check_samples(X))
+        column = np.asarray(groups)
+        if column.shape != table.shape[:1]:
+            raise ValueError(f"groups must have shape ({len(table)},), one entry a row of X; got {column.shape}.")
+        _, member, count = np.unique(column, return_inverse=True, return_counts=True)
+        rows, ends = np.argsort(member, kind="stable"), np.cumsum(count)[:-1]
+        weight = checks.check_sample_weight(sample_weight, len(table))
+        return np.split(table[rows], ends), None if weight is None else np.split(np.asarray(weight)[rows], ends)
+    if getattr(X, "ndim", None) == 3:
+        X = checks.check_array("X", X)
+        sets = list(np.asarray(checks.check_samples(X.reshape(-1, X.shape[-1]))).reshape(X.shape)) if X.size else list(X)
+    else:
+        if not isinstance(X, Sequence):
+            raise ValueError("X must be an array (M, N, D), a sequence of arrays (N_i, D), or a table (N, D) with groups.")
+        sets = [np.asarray(checks.check_samples(x)) for x in X]
+    if not sets or 0 in sets[0].shape:
+        raise ValueError("X must hold at least one data set, with at least one sample and one feature.")
+    if len({x.shape[1] for x in sets}) > 1:
+        raise ValueError(f"X holds data sets of {sorted({x.shape[1] for x in sets})} features; all must have the same.")
+    if sample_weight is None:
+        return sets, None
+    if len(sample_weight) != len(sets):
+        raise ValueError(f"sample_weight is for {len(sample_weight)} data sets, X for {len(sets)}.")
+    pairs = zip(sample_weight, sets, strict=True)
+    return sets, [np.asarray(checks.check_sample_weight(w, len(x))) for w, x in pairs]
+
+
+def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None) -> Iterator[Chunk]:
+    """Data sets of like sizes together, in chunks of bounded memory."""
+    sizes = np.array([len(x) for x in sets])
+    buckets = sizes if np.ptp(sizes) == 0 else _bucket(sizes)
+    wide = np.result_type(*{x.dtype for x in sets})
+    dtype = float_dtype(np.empty(0, wide))
+    n_features = sets[0].shape[1]
+    for size in np.unique(buckets):
+        members = np.flatnonzero(buckets == size)
+        most = _power_of_two(max(1, CHUNK_BYTES // int(size * n_features * dtype.itemsize)))
+        for first in range(0, len(members), most):
+            index = members[first : first + most]
+            n_sets = _power_of_two(2 * len(index) - 1)  # the next one up
+            X = np.zeros((n_sets, size, n_features), wide)
+            weight = np.zeros((n_sets, size), dtype)
+            for row, member in enumerate(index):
+                X[row, : sizes[member]] = sets[member]
+                weight[row, : sizes[member]] = 1 if weights is None else weights[member]
+            offset = None
+            if wide == np.float64 and dtype == np.float32:
+                X, offset = centred(X, weight)
+            unpadded = weights is None and (sizes[index] == size).all()
+            yield Chunk(index, jnp.asarray(X), None if unpadded else jnp.asarray(weight), offset)
+
+
+def _bucket(sizes: np.ndarray) -> np.ndarray:
+    """Sizes rounded up to a power of two or one and a half of it, so that few programs are compiled."""
+    power = 2 ** np.ceil(np.log2(np.maximum(sizes, SMALLEST_BUCKET))).astype(int)
+    return np.where(sizes <= 3 * power // 4, 3 * power // 4, power)
+
+
+def _power_of_two(n: int) -> int:
+    """The largest power of two that is not larger."""
+    return 1 << (n.bit_length() - 1)
+
+
+@partial(jax.jit, static_argnames="n_restarts")
+def _keys(key: Array, index: Array, n_restarts: int) -> Array:
+    """A key for each restart of each data set."""
+    return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), n_restarts))(index).reshape(
+        (index.shape[0] * n_restarts, *key.shape)
+    )
+
+
+def _counter(total: int, wanted: bool) -> Callable[[int], object]:
+    """What counts finished data sets: a progress bar, or nothing."""
+    if not wanted:
+        return lambda n: None
+    try:
+        from tqdm import tqdm
+    except ImportError:
+        raise ImportError("progress=True needs tqdm: pip install 'jaxgmm[cli]'.") from None
+    return tqdm(total=total, unit="fit").update

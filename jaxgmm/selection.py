@@ -1,0 +1,162 @@
+"""Which number of components, which structure: a grid of fits, compared by information criteria."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from jaxgmm import batch, checks
+from jaxgmm.batch import Plan
+from jaxgmm.criteria import log_certainty
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, Progress, admit, check_options, returned, rounds
+from jaxgmm.initial import METHODS
+from jaxgmm.loop import Status
+from jaxgmm.params import GMMParams, n_free_parameters
+from jaxgmm.result import FitResult
+from jaxgmm.structures import STRUCTURES, Structure, get_structure
+
+
+class Sweep(NamedTuple):
+    """The fits of a grid; the arrays have an entry a fit, structure by structure.
+
+    Attributes:
+      covariance_type: (G,) names of the structures.
+      n_components: (G,) K.
+      log_likelihood: (G,) eq. (6), nats.
+      n_free_parameters: (G,) free parameters of the mixture.
+      aic, bic, icl: (G,) criteria, smaller is better.
+      status: (G,) see ``Status``.
+      results: the G fits.
+      best: the place of the fit with the lowest criterion among those that ended well.
+    """
+
+    covariance_type: np.ndarray
+    n_components: np.ndarray
+    log_likelihood: np.ndarray
+    n_free_parameters: np.ndarray
+    aic: np.ndarray
+    bic: np.ndarray
+    icl: np.ndarray
+    status: np.ndarray
+    results: tuple[FitResult, ...]
+    best: int
+
+    @property
+    def best_result(self) -> FitResult:
+        """The fit that was chosen."""
+        return self.results[self.best]
+
+
+def sweep(
+    key: Array,
+    X: ArrayLike,
+    n_components: Sequence[int] = range(1, 10),
+    covariance_type: str | Structure | Sequence[str | Structure] = tuple(STRUCTURES),
+    *,
+    n_restarts: int = N_RESTARTS,
+    init: str = "kmeans",
+    sample_weight: ArrayLike | None = None,
+    tol: ArrayLike = TOL,
+    max_iter: int = MAX_ITER,
+    covariance_floor: ArrayLike = COVARIANCE_FLOOR,
+    accelerate: str | None = None,
+    criterion: str = "bic",
+    callback: Callable[[Progress], None] | None = None,
+) -> Sweep:
+    """Fit every number of components in every structure, and compare.
+
+    The fit of K components is what ``fit(key, X, K, ...)`` gives, up to rounding. All numbers of components of a structure
+    go on side by side as mixtures of the largest number, the components beyond K without weight, so a structure is compiled
+    once.
+
+    Args:
+      key: random key.
+      X: (N, D) samples.
+      n_components: the numbers of components.
+      covariance_type: a structure or several.
+      criterion: "bic", "aic" or "icl", what ``best`` is chosen by.
+      callback: called with a ``Progress`` of the restarts of one structure after each round.
+      n_restarts, init, sample_weight, tol, max_iter, covariance_floor, accelerate: see ``fit``; ``init`` by name.
+
+    Raises:
+      ValueError: as ``fit``.
+
+    >>> import jax, jaxgmm
+    >>> X = [[0.0], [0.1], [0.2], [0.4], [9.0], [9.1], [9.2], [9.4]]
+    >>> found = jaxgmm.sweep(jax.random.key(0), X, range(1, 3), "tied", n_restarts=2)
+    >>> int(found.n_components[found.best])
+    2
+    """
+    key = checks.check_key(key)
+    data, offset = admit(X, sample_weight)
+    n_present = checks.n_present(sample_weight, len(data.X))
+    counts = [checks.check_n_components(k, n_present) for k in n_components]
+    if not counts or len(set(counts)) < len(counts):
+        raise ValueError(f"n_components must be different numbers, at least one; got {list(n_components)}.")
+    several = [covariance_type] if isinstance(covariance_type, (str, Structure)) else list(covariance_type)
+    structures = [get_structure(one) for one in several]
+    if not structures:
+        raise ValueError("covariance_type must name at least one structure.")
+    checks.check_choice("init", init, METHODS)
+    checks.check_choice("criterion", criterion, ["bic", "aic", "icl"])
+    n_restarts = checks.check_int("n_restarts", n_restarts, 1)
+    floor, tol, passes, accelerate, trace = check_options(data.X, tol, max_iter, covariance_floor, accelerate, 0)
+    keys = jax.random.split(key, n_restarts)[jnp.tile(jnp.arange(n_restarts), len(counts))]
+    n_used = jnp.repeat(jnp.asarray(counts, jnp.int32), n_restarts)
+    n_lanes = len(keys)
+    total = n_present if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
+
+    rows: list[dict[str, Any]] = []
+    for structure in structures:
+        plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(data, n_lanes, max(counts)))
+        running = batch.begin(keys, data, None, n_used, n_lanes, floor, plan)
+        running = rounds(running, partial(batch.advance, data=data, tol=tol, plan=plan), int(passes), callback)
+        ends = batch.finish(running, n_restarts)
+        certainty = np.asarray(_log_certainty(ends.params, data.X, data.weight), np.float64)
+        for i, k in enumerate(counts):
+            end = jax.tree.map(lambda leaf, i=i: leaf[i], ends)
+            result = returned(end._replace(params=_narrowed(end.params, k)), offset)
+            m, log_l = n_free_parameters(result.params), float(result.log_likelihood)
+            bic = m * np.log(total) - 2 * log_l
+            rows.append(
+                {
+                    "covariance_type": structure.name,
+                    "n_components": k,
+                    "log_likelihood": log_l,
+                    "n_free_parameters": m,
+                    "aic": 2 * m - 2 * log_l,
+                    "bic": bic,
+                    "icl": bic - 2 * certainty[i],
+                    "status": int(result.status),
+                    "results": result,
+                }
+            )
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
+    return Sweep(**arrays, results=tuple(columns["results"]), best=_best(arrays[criterion], arrays["status"]))
+
+
+def _best(criterion: np.ndarray, status: np.ndarray) -> int:
+    """The lowest criterion among the fits that ended well, else among those that ended finite."""
+    rank = np.select([status == Status.NONFINITE, status == Status.DEGENERATE], [2, 1], 0)
+    return int(np.lexsort((criterion, rank))[0])
+
+
+def _narrowed(params: GMMParams, n_components: int) -> GMMParams:
+    """The first components; the others have no weight."""
+    shape = params.structure.shape(n_components, params.n_features)
+    cov = params.cov[tuple(slice(0, n) for n in shape)]
+    return replace(params, weights=params.weights[:n_components], means=params.means[:n_components], cov=cov)
+
+
+@jax.jit
+def _log_certainty(params: GMMParams, X: Array, sample_weight: Array | None) -> Array:
+    return jax.vmap(lambda params: log_certainty(params, X, sample_weight))(params)

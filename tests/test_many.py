@@ -1,0 +1,148 @@
+"""Many fits in one call: each equals the fit alone; grids; who drops out."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from structures import random_samples
+
+import jaxgmm
+from jaxgmm import Status, batch, initial, loop, many
+
+KEY = jax.random.key(0)
+OPTIONS = {"n_restarts": 2, "tol": 0.0, "max_iter": 10}
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return [random_samples(seed, n=n, dtype=np.float32) for seed, n in enumerate((30, 24, 30, 21, 30))]
+
+
+def same(found, alone, i):
+    np.testing.assert_allclose(found.log_likelihood[i], alone.log_likelihood, rtol=1e-4)
+    order, own = np.argsort(found.params.means[i, :, 0]), np.argsort(alone.params.means[:, 0])
+    np.testing.assert_allclose(found.params.means[i][order], alone.params.means[own], atol=2e-2)
+    assert found.n_iter[i] == alone.n_iter
+    assert found.lanes.status[i].tolist() == alone.lanes.status.tolist()
+
+
+def test_each_data_set_gets_the_fit_that_it_gets_alone(sets):
+    found = jaxgmm.fit_many(KEY, sets, 2, **OPTIONS)
+    for i, X in enumerate(sets):
+        same(found, jaxgmm.fit(jax.random.fold_in(KEY, i), X, 2, **OPTIONS), i)
+
+
+def test_a_table_with_groups_is_a_list_of_data_sets(sets):
+    names = np.repeat(["b", "a", "d", "c", "e"], [len(X) for X in sets])
+    shuffled = np.random.default_rng(0).permutation(len(names))
+    rows = np.concatenate([shuffled[names[shuffled] == name] for name in "abcde"])
+    table = np.concatenate(sets)
+    by_group = jaxgmm.fit_many(KEY, table[shuffled], 2, groups=names[shuffled], **OPTIONS)
+    ends = np.cumsum([len(sets[i]) for i in (1, 0, 3, 2, 4)])[:-1]
+    by_list = jaxgmm.fit_many(KEY, np.split(table[rows], ends), 2, **OPTIONS)
+    jax.tree.map(np.testing.assert_array_equal, by_group, by_list)
+
+
+def test_a_bad_data_set_does_not_touch_the_others(sets):
+    equal = np.stack([sets[0], sets[2], sets[4]])
+    clean = jaxgmm.fit_many(KEY, equal, 2, **OPTIONS)
+    equal[1, 3, 0] = np.nan
+    spoiled = jaxgmm.fit_many(KEY, equal, 2, **OPTIONS)
+    assert spoiled.status[1] == Status.NONFINITE
+    for i in (0, 2):
+        np.testing.assert_allclose(spoiled.log_likelihood[i], clean.log_likelihood[i], rtol=1e-6)
+
+
+def test_a_data_set_too_small_is_degenerate_not_an_error(sets):
+    found = jaxgmm.fit_many(KEY, [sets[0], sets[1][:1]], 2, **OPTIONS)
+    assert found.status[1] == Status.DEGENERATE
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params))
+
+
+def test_chunks_and_buckets_change_nothing(sets, monkeypatch):
+    whole = jaxgmm.fit_many(KEY, sets, 2, **OPTIONS)
+    monkeypatch.setattr(many, "CHUNK_BYTES", 2 * 32 * 2 * 4)
+    chunked = jaxgmm.fit_many(KEY, sets, 2, **OPTIONS)
+    np.testing.assert_allclose(chunked.log_likelihood, whole.log_likelihood, rtol=1e-5)
+
+
+def test_weights_go_along(sets):
+    weights = [np.arange(len(X)) % 3 for X in sets[:2]]
+    found = jaxgmm.fit_many(KEY, sets[:2], 2, sample_weight=weights, **OPTIONS)
+    repeated = [np.repeat(X, w, axis=0) for X, w in zip(sets, weights, strict=False)]
+    np.testing.assert_allclose(found.log_likelihood, jaxgmm.fit_many(KEY, repeated, 2, **OPTIONS).log_likelihood, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"X": np.zeros((5, 2))}, "groups"),
+        ({"X": []}, "at least one data set"),
+        ({"X": [np.zeros((5, 2)), np.zeros((5, 3))]}, r"features; all must have the same"),
+        ({"X": [np.zeros((5, 2)), np.zeros((0, 2))]}, "at least one sample"),
+        ({"X": np.zeros((5, 2)), "groups": np.zeros(4)}, r"groups must have shape \(5,\)"),
+        ({"X": np.zeros((2, 5, 2)), "sample_weight": np.ones((3, 5))}, "3 data sets, X for 2"),
+        ({"X": np.zeros((2, 5, 2)), "init": "labels"}, "init must be one of"),
+        ({"X": np.zeros((2, 5, 2)), "n_components": 0}, "n_components must be at least 1"),
+    ],
+)
+def test_bad_input_meets_one_sentence(change, message):
+    with pytest.raises(ValueError, match=message):
+        jaxgmm.fit_many(**({"key": KEY, "n_components": 2} | change))
+
+
+def test_a_sweep_is_the_fits_of_its_grid():
+    X = random_samples(n=40)
+    found = jaxgmm.sweep(KEY, X, (1, 3, 2), ("full", "tied"), **OPTIONS)
+    assert found.n_components.tolist() == [1, 3, 2] * 2
+    for i, (name, k) in enumerate(zip(found.covariance_type, found.n_components, strict=True)):
+        alone = jaxgmm.fit(KEY, X, int(k), covariance_type=str(name), **OPTIONS)
+        result = found.results[i]
+        np.testing.assert_allclose(result.log_likelihood, alone.log_likelihood, rtol=1e-4)
+        assert [leaf.shape for leaf in jax.tree.leaves(result)] == [leaf.shape for leaf in jax.tree.leaves(alone)]
+        assert result.lanes.status.tolist() == alone.lanes.status.tolist()
+        for criterion in ("aic", "bic", "icl"):
+            np.testing.assert_allclose(
+                getattr(found, criterion)[i], getattr(jaxgmm, criterion)(result.params, X), rtol=1e-4, err_msg=criterion
+            )
+    sound = found.status != Status.DEGENERATE
+    assert found.bic[found.best] == found.bic[sound].min()
+
+
+def test_components_not_in_use_change_nothing(x64):
+    """A mixture of two inside an array of four is the mixture of two, start by start."""
+    X = random_samples(n=40)
+    for name, method in initial.METHODS.items():
+        narrow = method(KEY, jnp.asarray(X), jnp.ones(40), 2, 2, initial.FULL)
+        wide = method(KEY, jnp.asarray(X), jnp.ones(40), 2, 4, initial.FULL)
+        assert wide.weights[2:].tolist() == [0, 0]
+        for a, b in ((narrow.weights, wide.weights), (narrow.means, wide.means), (narrow.cov, wide.cov)):
+            np.testing.assert_allclose(b[:2], a, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_lanes_that_have_ended_are_left_alone():
+    """A count of visits: each lane advances as far as it needs, in groups, and no further."""
+    need = jnp.asarray([1, 30, 2, 9, 30, 0, 3], jnp.int32)
+    zero = jnp.zeros(7, jnp.int32)
+    status = jnp.where(need == 0, jnp.int32(Status.CONVERGED), jnp.int32(0))
+    carry = loop.Carry(zero, zero, zero, zero, status, (zero, zero), zero, zero)
+
+    def advance(index, group, passes):
+        n_iter = jnp.minimum(group.n_iter + jnp.where(group.status == 0, passes, 0), need[index])
+        ended = jnp.where(n_iter == need[index], jnp.int32(Status.CONVERGED), group.status)
+        return group._replace(state=group.state + 1, n_iter=n_iter, status=ended)
+
+    for width in (1, 2, 3, 7, 9):
+        end = jax.jit(lambda c, width=width: loop.run_lanes(advance, c, lambda c: c, 25, width))(carry)
+        assert end.n_iter.tolist() == [1, 25, 2, 9, 25, 0, 3]
+        if width == 1:
+            assert end.state[0] == 1  # one stage of four passes
+            assert end.state[5] == 0
+
+
+def test_groups_are_small_and_at_least_one():
+    shared = batch.Data(np.zeros((1000, 8)), None)
+    own = batch.Data(np.zeros((1000, 400, 2)), None, np.arange(1000))
+    for data in (shared, own):
+        for k in (1, 8, 512):
+            assert 1 <= batch.good_width(data, 16, k) <= 16
