@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from jaxgmm.params import GMMParams
+    from jaxgmm.selection import Sweep
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Gaussian mixtures by expectation-maximisation.")
 
@@ -91,17 +92,16 @@ def fit(
         raise tables.BadInput(f"--components {components} asks for more components than there are complete rows, {len(X)}.")
     _start_jax()
 
-    import jax
+    import numpy as np
 
     import jaxgmm
 
-    tried = _fit_each(X, counts, covariance_type, restarts, seed)
-    sound = [t for t in tried if t.result.status not in (jaxgmm.Status.DEGENERATE, jaxgmm.Status.NONFINITE)]
-    best = min(sound or tried, key=lambda t: t.bic)
-    result, params = best.result, best.result.params
+    grid = _sweep(X, counts, covariance_type, restarts, seed)
+    best = grid.best
+    result, params = grid.best_result, grid.best_result.params
 
-    header = {"columns": json.dumps(names), "status": result.message, "log_likelihood": repr(best.log_likelihood)}
-    header |= {"bic": repr(best.bic), "n_samples": str(len(X)), "source": file.name}
+    header = {"columns": json.dumps(names), "status": result.message, "log_likelihood": repr(float(grid.log_likelihood[best]))}
+    header |= {"bic": repr(float(grid.bic[best])), "n_samples": str(len(X)), "source": file.name}
     if output is not None:
         jaxgmm.save(output, params, header)
     if labels is not None:
@@ -114,11 +114,13 @@ def fit(
         report = {
             "file": str(file), "columns": names, "rows": table.height, "rows_used": len(X),
             "covariance_type": covariance_type, "restarts": restarts, "seed": seed,
-            "log_likelihood": best.log_likelihood, "bic": best.bic, "n_iter": int(result.n_iter),
+            "log_likelihood": float(grid.log_likelihood[best]), "bic": float(grid.bic[best]), "n_iter": int(result.n_iter),
             "status": jaxgmm.Status(int(result.status)).name, "message": result.message,
             "criteria": [
-                {"components": t.k, "log_likelihood": t.log_likelihood, "bic": t.bic,
-                 "status": jaxgmm.Status(int(t.result.status)).name} for t in tried
+                {"components": int(k), "log_likelihood": float(log_l), "bic": float(bic), "status": jaxgmm.Status(status).name}
+                for k, log_l, bic, status in zip(
+                    grid.n_components, grid.log_likelihood, grid.bic, grid.status, strict=True
+                )
             ],
             **_as_dict(params),
         }  # fmt: skip
@@ -127,13 +129,13 @@ def fit(
     from rich.console import Console
 
     console = Console()
-    if len(tried) > 1:
-        console.print(_criteria_table(tried, best))
-    sizes = jax.numpy.bincount(jaxgmm.predict(params, X), length=params.n_components)
+    if len(counts) > 1:
+        console.print(_criteria_table(grid))
+    sizes = np.bincount(jaxgmm.predict(params, X), minlength=params.n_components)
     console.print(_component_table(params, names, [int(s) for s in sizes]))
     console.print(
         f"{len(X)} of {table.height} rows, {len(names)} features, {covariance_type} covariance, {restarts} restarts\n"
-        f"log-likelihood {best.log_likelihood:.4f} nats, BIC {best.bic:.2f} (smaller is better)",
+        f"log-likelihood {grid.log_likelihood[best]:.4f} nats, BIC {grid.bic[best]:.2f} (smaller is better)",
         highlight=False,
         markup=False,
     )
@@ -214,35 +216,21 @@ def show(model: Model, as_json: Json = False) -> None:
         console.print(f"Status: {header['status']}", highlight=False, markup=False)
 
 
-class Tried:
-    """One number of components and its fit."""
-
-    def __init__(self, k: int, result: Any, bic: float) -> None:
-        self.k, self.result, self.bic = k, result, bic
-        self.log_likelihood = float(result.log_likelihood)
-
-
-def _fit_each(X: np.ndarray, counts: list[int], covariance_type: str, restarts: int, seed: int) -> list[Tried]:
+def _sweep(X: np.ndarray, counts: list[int], covariance_type: str, restarts: int, seed: int) -> Sweep:
     """A fit for each number of components, under a progress bar."""
     import jax
     from tqdm import tqdm
 
     import jaxgmm
 
-    tried: list[Tried] = []
     with tqdm(total=restarts * len(counts), unit="fit", leave=False, delay=0.5, disable=None) as bar:
-        for k in counts:
-            done = restarts * len(tried)
 
-            def progress(p: Any, k: int = k, done: int = done) -> None:
-                bar.set_description(f"{k} components, pass {p.n_iter}")
-                bar.update(done + int((p.status != 0).sum()) - bar.n)
+        def progress(p: Any) -> None:
+            bar.set_description(f"pass {p.n_iter}")
+            bar.update(int((p.status != 0).sum()) - bar.n)
 
-            result = jaxgmm.fit(
-                jax.random.key(seed), X, k, covariance_type=covariance_type, n_restarts=restarts, callback=progress
-            )
-            tried.append(Tried(k, result, float(jaxgmm.bic(result.params, X))))
-    return tried
+        key = jax.random.key(seed)
+        return jaxgmm.sweep(key, X, counts, covariance_type, n_restarts=restarts, callback=progress)
 
 
 def _component_range(text: str) -> list[int]:
@@ -306,7 +294,7 @@ def _as_dict(params: GMMParams) -> dict[str, Any]:
     }
 
 
-def _criteria_table(tried: list[Tried], best: Tried) -> Any:
+def _criteria_table(grid: Sweep) -> Any:
     from rich.table import Table
 
     from jaxgmm.loop import Status
@@ -314,10 +302,11 @@ def _criteria_table(tried: list[Tried], best: Tried) -> Any:
     table = Table(title="Number of components by BIC (smaller is better)", title_justify="left")
     for heading in ("components", "log-likelihood", "BIC", "status"):
         table.add_column(heading, justify="left" if heading == "status" else "right")
-    for t in tried:
-        status = Status(int(t.result.status)).name.lower().replace("_", " ")
-        row = (str(t.k), f"{t.log_likelihood:.3f}", f"{t.bic:.2f}", status + ("  <- chosen" if t is best else ""))
-        table.add_row(*row, style="bold" if t is best else "")
+    for i, k in enumerate(grid.n_components):
+        chosen = i == grid.best
+        status = Status(int(grid.status[i])).name.lower().replace("_", " ") + ("  <- chosen" if chosen else "")
+        row = (str(k), f"{grid.log_likelihood[i]:.3f}", f"{grid.bic[i]:.2f}", status)
+        table.add_row(*row, style="bold" if chosen else "")
     return table
 
 

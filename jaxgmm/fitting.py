@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -169,7 +170,7 @@ def fit(
     running = batch.begin(jax.random.split(key, n_restarts), data, start, None, n_restarts, floor, plan)
     advance = partial(batch.advance, data=data, tol=tol, plan=plan)
     running = advance(running, passes=max_iter) if traced else rounds(running, advance, int(max_iter), callback)
-    return returned(jax.tree.map(lambda leaf: leaf[0], batch.finish(running, n_restarts)), offset)
+    return returned(batch.finish_one(running), offset)
 
 
 def admit(X: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Data, np.ndarray | None]:
@@ -189,7 +190,9 @@ def admit(X: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Data, np.ndarr
 
 def returned(result: FitResult, offset: np.ndarray | None) -> FitResult:
     """The result with its means in the caller's units."""
-    return result if offset is None else result._replace(params=moved(result.params, jnp.asarray(offset, jnp.float32)))
+    if offset is None:
+        return result
+    return result._replace(params=replace(result.params, means=result.params.means + offset.astype(np.float32)))
 
 
 def check_options(

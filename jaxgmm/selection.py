@@ -34,7 +34,7 @@ class Sweep(NamedTuple):
       n_free_parameters: (G,) free parameters of the mixture.
       aic, bic, icl: (G,) criteria, smaller is better.
       status: (G,) see ``Status``.
-      results: the G fits.
+      results: the G fits, of NumPy arrays.
       best: the place of the fit with the lowest criterion among those that ended well.
     """
 
@@ -109,8 +109,8 @@ def sweep(
     checks.check_choice("criterion", criterion, ["bic", "aic", "icl"])
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     floor, tol, passes, accelerate, trace = check_options(data.X, tol, max_iter, covariance_floor, accelerate, 0)
-    keys = jax.random.split(key, n_restarts)[jnp.tile(jnp.arange(n_restarts), len(counts))]
-    n_used = jnp.repeat(jnp.asarray(counts, jnp.int32), n_restarts)
+    keys = _keys(key, n_restarts, len(counts))
+    n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_restarts))
     n_lanes = len(keys)
     total = n_present if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
@@ -121,6 +121,7 @@ def sweep(
         running = rounds(running, partial(batch.advance, data=data, tol=tol, plan=plan), int(passes), callback)
         ends = batch.finish(running, n_restarts)
         certainty = np.asarray(_log_certainty(ends.params, data.X, data.weight), np.float64)
+        ends = jax.tree.map(np.asarray, ends)  # slices of many shapes: NumPy compiles nothing for them
         for i, k in enumerate(counts):
             end = jax.tree.map(lambda leaf, i=i: leaf[i], ends)
             result = returned(end._replace(params=_narrowed(end.params, k)), offset)
@@ -155,6 +156,12 @@ def _narrowed(params: GMMParams, n_components: int) -> GMMParams:
     shape = params.structure.shape(n_components, params.n_features)
     cov = params.cov[tuple(slice(0, n) for n in shape)]
     return replace(params, weights=params.weights[:n_components], means=params.means[:n_components], cov=cov)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _keys(key: Array, n_restarts: int, n_counts: int) -> Array:
+    """The same keys for every number of components."""
+    return jax.random.split(key, n_restarts)[jnp.tile(jnp.arange(n_restarts), n_counts)]
 
 
 @jax.jit
