@@ -57,11 +57,12 @@ def _installed(distribution: str) -> bool:
 
 def measure(row: Row, peers: list[str], rounds: int, console: Console) -> list[dict[str, Any]]:
     found = []
-    ours = worker(row, "jaxgmm", "memory")
+    weighs = row.kind in ("iteration", "fit", "memory")
+    ours = worker(row, "jaxgmm", "memory") if weighs else None
     for peer in peers:
         console.print(f"[dim]{row.name}: {peer}", highlight=False)
         result = {} if row.kind == "memory" else worker(row, peer, str(rounds))
-        result |= {"memory_mb": ours, "peer_memory_mb": worker(row, peer, "memory")}
+        result |= {"memory_mb": ours, "peer_memory_mb": worker(row, peer, "memory") if weighs else None}
         found.append({"row": row.name, "kind": row.kind, "peer": peer, "must": row.must, "aim": row.aim} | result)
     return found
 
@@ -84,7 +85,9 @@ def table(results: list[dict[str, Any]]) -> Table:
         out.add_column(heading, justify="left" if heading in ("workload", "peer") else "right")
     for r in results:
         timed = r["kind"] != "memory"
-        times = [f"{1e3 * r[k]:.1f} ms" for k in ("seconds", "peer_seconds")] if timed else ["", ""]
+        times = [f"{1e3 * r[k]:.1f} ms" if k in r else "" for k in ("seconds", "peer_seconds")]
+        if r["kind"] == "passes":
+            times = [str(r["passes"]), str(r["peer_passes"])]
         ratios = [f"{r[k]:.1f}" for k in ("ratio", "ratio_of_medians")] if timed else ["", ""]
         memory = ["" if r[k] is None else f"{r[k]:.0f}" for k in ("memory_mb", "peer_memory_mb")]
         same = ("yes" if r["agree"] else "NO") if timed else ""
@@ -122,7 +125,7 @@ def main() -> int:
     results = []
     for row in ROWS.values():
         if options.rows in row.name:
-            peers = [p for p in row.peers if _installed(p) and (p == "scikit-learn" or not options.quick)]
+            peers = [p for p in row.peers if p == "plain EM" or (_installed(p) and (p == "scikit-learn" or not options.quick))]
             results += measure(row, peers, 5 if options.quick else 9, console)
     about = machine()
     console.print(table(results))

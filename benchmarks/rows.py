@@ -13,8 +13,10 @@ class Row:
 
     Attributes:
       name: what the table says.
-      kind: "iteration" (time of one more EM step from a fixed start), "restarts" (a whole fit from random starts), or
-        "memory" (peak beyond the data, no timing).
+      kind: "iteration" (time of one more EM step from a fixed start), "fit" (whole fits from random starts, warm; what is
+        fitted says the side of that name), "first" (the first of these in a process, compiling included), "command" (a whole
+        process from a shell), "passes" (how many times fewer passes an acceleration needs), or "memory" (peak beyond the
+        data, no timing).
       must, aim: ratios asked for, or MB in a "memory" row.
       peer_floor: what the peers add to covariances, zero unless their float32 fails without it.
       many: EM steps of the longer of the two runs whose difference is timed; the shorter does one.
@@ -49,7 +51,13 @@ ROWS = {
             "diag 200k x 32, K=32, float32", "iteration", 200_000, 32, 32, covariance_type="diag", must=6, aim=12,
             peers=("scikit-learn",),
         ),
-        Row("16 restarts, 4000 x 8, K=8", "restarts", 4000, 8, 8, must=10, aim=30, peers=("scikit-learn",)),
+        Row("16 restarts, 4000 x 8, K=8", "fit", 4000, 8, 8, must=10, aim=30, peers=("scikit-learn",)),
+        Row("1000 data sets of 400 x 2, K=2", "fit", 400, 2, 2, must=80, aim=150, peers=("scikit-learn",)),
+        Row("sweep of iris, 9 x 4 x 3", "fit", 150, 4, 9, must=10, aim=30, peers=("scikit-learn",)),
+        Row("sweep of iris, first call", "first", 150, 4, 9, must=0.15, aim=0.5, peers=("scikit-learn",)),
+        Row("jaxgmm fit faithful.csv, cache warm", "command", 272, 2, 6, must=1, aim=1.5, peers=("scikit-learn",)),
+        Row("jaxgmm fit faithful.csv, cache cold", "command", 272, 2, 6, must=0.5, aim=1, peers=("scikit-learn",)),
+        Row("passes, two overlapping clouds", "passes", 400, 1, 2, must=3, aim=8, peers=("plain EM",)),
         Row(
             "memory, full 2M x 16, K=32, float32", "memory", 2_000_000, 16, 32, must=64, aim=32, many=2, peers=("scikit-learn",)
         ),

@@ -173,7 +173,7 @@ def fit(
     return returned(batch.finish_one(running), offset)
 
 
-def admit(X: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Data, np.ndarray | None]:
+def admit(X: Any, sample_weight: Any) -> tuple[Data, np.ndarray | None]:
     """Samples and weights that passed the door, and what was subtracted from samples that JAX would have rounded."""
     X = checks.check_samples(X)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
@@ -192,7 +192,7 @@ def returned(result: FitResult, offset: np.ndarray | None) -> FitResult:
     """The result with its means in the caller's units."""
     if offset is None:
         return result
-    return result._replace(params=replace(result.params, means=result.params.means + offset.astype(np.float32)))
+    return result._replace(params=replace(result.params, means=result.params.means + offset[None].astype(np.float32)))
 
 
 def check_options(

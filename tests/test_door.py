@@ -228,7 +228,7 @@ def test_inside_jit_nothing_raises_on_values():
 
 def test_large_integers_are_not_wrapped():
     big = (X * 100).round().astype(np.int64)
-    for offset in (1_600_000_000_000, 3_000_000_000, 2_000_000_000):
+    for offset in (1_600_000_000_000, 2_000_000_000):
         with pytest.warns(UserWarning, match="lose digits"):
             fit = jaxgmm.fit(KEY, big + offset, 2, n_restarts=1, max_iter=3)
         assert abs(float(fit.params.means.mean()) / offset - 1) < 1e-3

@@ -66,6 +66,7 @@ def test_restarts_are_a_loop_over_the_same_keys(x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9), fit.params, loop[winner].params)
 
 
+@pytest.mark.slow
 def test_rounds_change_nothing(monkeypatch):
     X = random_samples(n=60)
     whole = jaxgmm.fit(KEY, X, K, n_restarts=3, trace=9)
@@ -260,6 +261,7 @@ def test_forward_mode_goes_through_fit_from(x64):
     np.testing.assert_allclose(slope, (means(1e-6) - means(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_forward_mode_goes_through_a_floor_that_binds_alike_in_two_directions(x64):
     X = np.random.default_rng(0).normal(size=(20, 1)) * [1.0, 0, 0]
     start = jaxgmm.initialise(KEY, X, 2)

@@ -11,11 +11,12 @@ from jaxgmm import Status, batch, initial, loop, many
 
 KEY = jax.random.key(0)
 OPTIONS = {"n_restarts": 2, "tol": 0.0, "max_iter": 10}
+DIAG = OPTIONS | {"covariance_type": "diag"}  # compiles soonest
 
 
 @pytest.fixture(scope="module")
 def sets():
-    return [random_samples(seed, n=n, dtype=np.float32) for seed, n in enumerate((30, 24, 30, 21, 30))]
+    return [random_samples(seed, n=n, dtype=np.float32) for seed, n in enumerate((30, 24, 30, 24, 30))]
 
 
 def same(found, alone, i):
@@ -27,9 +28,9 @@ def same(found, alone, i):
 
 
 def test_each_data_set_gets_the_fit_that_it_gets_alone(sets):
-    found = jaxgmm.fit_many(KEY, sets, 2, **OPTIONS)
-    for i, X in enumerate(sets):
-        same(found, jaxgmm.fit(jax.random.fold_in(KEY, i), X, 2, **OPTIONS), i)
+    found = jaxgmm.fit_many(KEY, sets, 2, **DIAG)
+    for i, X in enumerate(sets[:3]):
+        same(found, jaxgmm.fit(jax.random.fold_in(KEY, i), X, 2, **DIAG), i)
 
 
 def test_a_table_with_groups_is_a_list_of_data_sets(sets):
@@ -37,40 +38,40 @@ def test_a_table_with_groups_is_a_list_of_data_sets(sets):
     shuffled = np.random.default_rng(0).permutation(len(names))
     rows = np.concatenate([shuffled[names[shuffled] == name] for name in "abcde"])
     table = np.concatenate(sets)
-    by_group = jaxgmm.fit_many(KEY, table[shuffled], 2, groups=names[shuffled], **OPTIONS)
+    by_group = jaxgmm.fit_many(KEY, table[shuffled], 2, groups=names[shuffled], **DIAG)
     ends = np.cumsum([len(sets[i]) for i in (1, 0, 3, 2, 4)])[:-1]
-    by_list = jaxgmm.fit_many(KEY, np.split(table[rows], ends), 2, **OPTIONS)
+    by_list = jaxgmm.fit_many(KEY, np.split(table[rows], ends), 2, **DIAG)
     jax.tree.map(np.testing.assert_array_equal, by_group, by_list)
 
 
 def test_a_bad_data_set_does_not_touch_the_others(sets):
     equal = np.stack([sets[0], sets[2], sets[4]])
-    clean = jaxgmm.fit_many(KEY, equal, 2, **OPTIONS)
+    clean = jaxgmm.fit_many(KEY, equal, 2, **DIAG)
     equal[1, 3, 0] = np.nan
-    spoiled = jaxgmm.fit_many(KEY, equal, 2, **OPTIONS)
+    spoiled = jaxgmm.fit_many(KEY, equal, 2, **DIAG)
     assert spoiled.status[1] == Status.NONFINITE
     for i in (0, 2):
         np.testing.assert_allclose(spoiled.log_likelihood[i], clean.log_likelihood[i], rtol=1e-6)
 
 
 def test_a_data_set_too_small_is_degenerate_not_an_error(sets):
-    found = jaxgmm.fit_many(KEY, [sets[0], sets[1][:1]], 2, **OPTIONS)
+    found = jaxgmm.fit_many(KEY, [sets[0], sets[1][:1]], 2, **DIAG)
     assert found.status[1] == Status.DEGENERATE
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(found.params))
 
 
 def test_chunks_and_buckets_change_nothing(sets, monkeypatch):
-    whole = jaxgmm.fit_many(KEY, sets, 2, **OPTIONS)
+    whole = jaxgmm.fit_many(KEY, sets, 2, **DIAG)
     monkeypatch.setattr(many, "CHUNK_BYTES", 2 * 32 * 2 * 4)
-    chunked = jaxgmm.fit_many(KEY, sets, 2, **OPTIONS)
+    chunked = jaxgmm.fit_many(KEY, sets, 2, **DIAG)
     np.testing.assert_allclose(chunked.log_likelihood, whole.log_likelihood, rtol=1e-5)
 
 
 def test_weights_go_along(sets):
     weights = [np.arange(len(X)) % 3 for X in sets[:2]]
-    found = jaxgmm.fit_many(KEY, sets[:2], 2, sample_weight=weights, **OPTIONS)
+    found = jaxgmm.fit_many(KEY, sets[:2], 2, sample_weight=weights, **DIAG)
     repeated = [np.repeat(X, w, axis=0) for X, w in zip(sets, weights, strict=False)]
-    np.testing.assert_allclose(found.log_likelihood, jaxgmm.fit_many(KEY, repeated, 2, **OPTIONS).log_likelihood, rtol=1e-4)
+    np.testing.assert_allclose(found.log_likelihood, jaxgmm.fit_many(KEY, repeated, 2, **DIAG).log_likelihood, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -91,33 +92,34 @@ def test_bad_input_meets_one_sentence(change, message):
         jaxgmm.fit_many(**({"key": KEY, "n_components": 2} | change))
 
 
-def test_a_sweep_is_the_fits_of_its_grid():
+@pytest.mark.parametrize("names", [("diag", "tied"), pytest.param(("full", "spherical"), marks=pytest.mark.slow)])
+def test_a_sweep_is_the_fits_of_its_grid(names):
     X = random_samples(n=40)
-    found = jaxgmm.sweep(KEY, X, (1, 3, 2), ("full", "tied"), **OPTIONS)
+    found = jaxgmm.sweep(KEY, X, (1, 3, 2), names, **OPTIONS)
     assert found.n_components.tolist() == [1, 3, 2] * 2
-    for i, (name, k) in enumerate(zip(found.covariance_type, found.n_components, strict=True)):
-        alone = jaxgmm.fit(KEY, X, int(k), covariance_type=str(name), **OPTIONS)
+    assert found.covariance_type.tolist() == list(np.repeat(names, 3))
+    for i in (2, 5):
+        alone = jaxgmm.fit(KEY, X, 2, covariance_type=str(found.covariance_type[i]), **OPTIONS)
         result = found.results[i]
         np.testing.assert_allclose(result.log_likelihood, alone.log_likelihood, rtol=1e-4)
         assert [leaf.shape for leaf in jax.tree.leaves(result)] == [leaf.shape for leaf in jax.tree.leaves(alone)]
         assert result.lanes.status.tolist() == alone.lanes.status.tolist()
         for criterion in ("aic", "bic", "icl"):
-            np.testing.assert_allclose(
-                getattr(found, criterion)[i], getattr(jaxgmm, criterion)(result.params, X), rtol=1e-4, err_msg=criterion
-            )
+            expected = getattr(jaxgmm, criterion)(result.params, X)
+            np.testing.assert_allclose(getattr(found, criterion)[i], expected, rtol=1e-4, err_msg=criterion)
     sound = found.status != Status.DEGENERATE
     assert found.bic[found.best] == found.bic[sound].min()
 
 
-def test_components_not_in_use_change_nothing(x64):
+@pytest.mark.parametrize("name", initial.METHODS)
+def test_components_not_in_use_change_nothing(name, x64):
     """A mixture of two inside an array of four is the mixture of two, start by start."""
-    X = random_samples(n=40)
-    for name, method in initial.METHODS.items():
-        narrow = method(KEY, jnp.asarray(X), jnp.ones(40), 2, 2, initial.FULL)
-        wide = method(KEY, jnp.asarray(X), jnp.ones(40), 2, 4, initial.FULL)
-        assert wide.weights[2:].tolist() == [0, 0]
-        for a, b in ((narrow.weights, wide.weights), (narrow.means, wide.means), (narrow.cov, wide.cov)):
-            np.testing.assert_allclose(b[:2], a, rtol=1e-9, atol=1e-12, err_msg=name)
+    X, weight = jnp.asarray(random_samples(n=40)), jnp.ones(40)
+    start = jax.jit(initial.METHODS[name], static_argnums=(4, 5))
+    narrow, wide = (start(KEY, X, weight, jnp.int32(2), k, initial.FULL) for k in (2, 4))
+    assert wide.weights[2:].tolist() == [0, 0]
+    for a, b in ((narrow.weights, wide.weights), (narrow.means, wide.means), (narrow.cov, wide.cov)):
+        np.testing.assert_allclose(b[:2], a, rtol=1e-9, atol=1e-12)
 
 
 def test_lanes_that_have_ended_are_left_alone():
