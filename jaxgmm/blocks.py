@@ -62,7 +62,7 @@ def fold(
         return step(*blocks, weight)
 
     if n_blocks == 1:
-        whole = take(0, jnp.ones(size, dtype))
+        whole = numerics.varying_with(take(0, jnp.ones(size, dtype)), samples, sample_weight, closed_over)
         return whole, jax.tree.map(jnp.zeros_like, whole)
 
     def body(carry: tuple[T, T], index: Array) -> tuple[tuple[T, T], None]:

@@ -230,7 +230,7 @@ def test_large_integers_are_not_wrapped():
     big = (X * 100).round().astype(np.int64)
     for offset in (1_600_000_000_000, 2_000_000_000):
         with pytest.warns(UserWarning, match="lose digits"):
-            fit = jaxgmm.fit(KEY, big + offset, 2, n_restarts=1, max_iter=3)
+            fit = jaxgmm.fit(KEY, big + offset, 2, n_restarts=1, max_iter=3, init="random_from_data")
         assert abs(float(fit.params.means.mean()) / offset - 1) < 1e-3
     one = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1e18]]])
     assert jaxgmm.log_prob(one, np.array([[3_000_000_000]])) == jaxgmm.log_prob(one, np.array([[3e9]]))
@@ -256,5 +256,5 @@ def test_mixed_precision_is_cast_not_refused(x64):
 def test_lists_are_arrays_and_warnings_are_not_raised():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        fit = jaxgmm.fit(KEY, X.tolist(), 2, n_restarts=1, max_iter=3)
+        fit = jaxgmm.fit(KEY, X.tolist(), 2, n_restarts=1, max_iter=3, init="random_from_data")
     assert fit.params.means.dtype == np.float32
