@@ -56,6 +56,7 @@ def test_a_bad_data_set_does_not_touch_the_others(sets):
         np.testing.assert_allclose(spoiled.log_likelihood[i], clean.log_likelihood[i], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_chunks_and_buckets_change_nothing(sets, monkeypatch):
     whole = jaxgmm.fit_many(KEY, sets, 2, **DIAG)
     monkeypatch.setattr(many, "CHUNK_BYTES", 2 * 32 * 2 * 4)
@@ -89,7 +90,8 @@ def test_bad_input_meets_one_sentence(change, message):
         jaxgmm.fit_many(**({"key": KEY, "n_components": 2} | change))
 
 
-@pytest.mark.parametrize("names", [("diag", "tied"), pytest.param(("full", "spherical"), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("names", [("diag", "tied"), ("full", "spherical")])
 def test_a_sweep_is_the_fits_of_its_grid(names):
     X = random_samples(n=40)
     found = jaxgmm.sweep(KEY, X, (1, 3, 2), names, **OPTIONS)
