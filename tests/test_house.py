@@ -14,7 +14,7 @@ FLOORS = {
     1: ["accelerate", "structures"],
     2: ["params", "sums", "contract", "result"],
     3: ["em"],
-    4: ["initial", "lanes", "batch", "density", "criteria"],
+    4: ["clusters", "initial", "lanes", "batch", "density", "criteria"],
     5: ["fitting"],
     6: ["many", "selection"],
     7: ["io", "plotting", "tables"],
@@ -26,6 +26,7 @@ STEPS = {
     "loop": {"numerics"},
     "contract": {"params", "sums"},
     "result": {"params"},
+    "initial": {"clusters"},
     "batch": {"initial", "lanes"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}

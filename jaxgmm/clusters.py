@@ -1,0 +1,233 @@
+"""k-means in whitened coordinates: clusters that do not depend on the units or axes of the samples."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Float, Integer, Shaped
+
+from jaxgmm import blocks, loop
+from jaxgmm.contract import moments
+from jaxgmm.numerics import apply_if, contract, place, varying_with
+from jaxgmm.structures import get_structure
+from jaxgmm.structures.base import inverse_root
+
+LEAST_RIDGE = 1e-6
+"""Added to the covariance that whitens, in units of each feature's variance: copied or constant features stay harmless."""
+
+FULL = get_structure("full")
+LLOYD_PASSES = 30
+LLOYD_TOL = 1e-4
+"""Lloyd's passes, and the fall of the mean squared distance, per feature, at which they stop."""
+
+TRIES, TRY_PASSES, NEAR = 4, 5, 1.1
+"""Sets of seeds, Lloyd's passes that each is given, and how many times less inertia a later one needs to take the place of
+an earlier: a gross local optimum is left, and restarts stay as diverse as they were (DECISIONS.md)."""
+
+OUTLIER_ROUNDS = TRIES
+OUTLIER_SHARE = 0.1
+"""How often, and up to what share of the weight, clusters too small for a covariance are set aside as outliers."""
+
+TINY_COST = 1e3
+"""How many times the inertia of a try counts that leaves a cluster too small for a covariance."""
+
+OUT_OF_REACH = 1e12
+"""Coordinate of a centre that is not in use, where whitened samples are of order one: no sample is nearest to it."""
+
+
+class Frame(NamedTuple):
+    """Coordinates in which the samples have mean zero and unit covariance."""
+
+    mean: Array  # (D,)
+    cov: Array  # (D, D)
+    whitener: Array  # (D, D)
+
+    def white(self, X: Shaped[Array, "N D"]) -> Float[Array, "D N"]:
+        """Whitened samples, feature-major."""
+        x = X.astype(self.mean.dtype).T - self.mean[:, None]
+        return contract("ij,jn->in", self.whitener, jnp.where(jnp.isfinite(x), x, 0))
+
+    def unwhite(self, centres: Float[Array, "K D"]) -> Float[Array, "K D"]:
+        """Centres in data units, less the mean."""
+        return jax.scipy.linalg.solve_triangular(self.whitener, centres.T, lower=True).T
+
+
+def whole(X: Shaped[Array, "N D"], weight: Float[Array, " N"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
+    """Mean and covariance of X, the latter positive definite whatever X holds."""
+
+    def all_to_one(diff: Float[Array, "1 D B"]) -> tuple[Array, Array]:
+        return jnp.ones_like(diff[:, 0]), jnp.zeros_like(diff[0, 0])
+
+    # The moments are taken about a sample, so an offset of the data costs no digits.
+    about = X[jnp.argmax(weight > 0)][None].astype(weight.dtype)
+    about = jnp.where(jnp.isfinite(about), about, 0)
+    sums = moments(FULL, about, (X,), weight, all_to_one)
+    total = jnp.maximum(sums.weight, jnp.finfo(weight.dtype).tiny)
+    shift = sums.first / total
+    cov = FULL.recentre(sums.count, shift, sums.second)[0] / total
+    variance = jnp.diagonal(cov)
+    varies = variance > 0
+    typical = jnp.sum(variance) / jnp.maximum(jnp.sum(varies), 1).astype(variance.dtype)
+    scale = jnp.where(varies, variance, jnp.where(typical > 0, typical, 1))  # a constant feature takes the mean scale
+    # Between two clusters whitening leaves a distance of at most 2, which drowns in the noise of many features or of few
+    # samples; there the ridge turns whitening into a scaling of each feature (DECISIONS.md has the figures).
+    n_features = X.shape[1]
+    ridge = LEAST_RIDGE + (n_features / 100) ** 2 + (n_features / jnp.maximum(sums.weight, n_features)) ** 2
+    return about[0] + shift[0], cov + ridge * jnp.diag(scale)
+
+
+def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Array, " N"]) -> Integer[Array, ""]:
+    """The row at which the cumulative mass passes ``uniform`` of the total; ``fallback`` where there is no mass.
+
+    One uniform a pick and rows in their order: a row of weight two is drawn where the row seen twice would be.
+    """
+    mass = jnp.where(jnp.sum(mass) > 0, mass, fallback)
+    side = math.isqrt(mass.shape[0] - 1) + 1
+    rows = jnp.pad(mass, (0, side * side - mass.shape[0])).reshape(side, side)  # so that most is added, not accumulated
+    row_mass = jnp.sum(rows, axis=1)
+    row = place(uniform, row_mass)
+    before = jnp.sum(jnp.where(jnp.arange(side, dtype=row.dtype) < row, row_mass, 0))
+    share = (uniform * jnp.sum(row_mass) - before) / row_mass[row]
+    return row * side + place(jnp.clip(share, 0, 1), rows[row])
+
+
+def without_outliers(
+    X: Shaped[Array, "N D"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    n_components: int,
+    least: int,
+) -> tuple[Frame, Float[Array, " N"]]:
+    """Whitened coordinates, and the weights with those of outliers set to zero.
+
+    Clusters of a short try that hold fewer samples than a covariance needs are set aside, and the rest is whitened anew: one
+    far sample would otherwise own both the whitening and a seed, and EM would start on a spike.
+    """
+    total = jnp.sum(weight)
+    uniforms = draws(jax.random.key(0), n_components, weight.dtype)
+
+    def search(carry: tuple) -> tuple:
+        turn, kept, *_ = carry
+        mean, cov = whole(X, kept)
+        frame = Frame(mean, cov, inverse_root(cov)[0])
+        z = frame.white(X)
+        found = lloyd_passes(z, kept, seeds(uniforms, z, kept, n_used, turn), TRY_PASSES)
+        label, count = nearest(z, kept, found.state)
+        small = (count > 0) & (count < least)
+        rest = jnp.where(small[label], 0, kept)
+        again = jnp.any(small) & (jnp.sum(rest) >= (1 - OUTLIER_SHARE) * total)
+        again = again & (turn + 1 < OUTLIER_ROUNDS)
+        return turn + 1, jnp.where(again, rest, kept), frame, again
+
+    n_features, dtype = X.shape[1], weight.dtype
+    nothing = Frame(jnp.zeros(n_features, dtype), *(jnp.zeros((n_features, n_features), dtype) for _ in range(2)))
+    start = varying_with((jnp.zeros((), jnp.int32), weight, nothing, jnp.ones((), bool)), X, weight)
+    _, kept, frame, _ = lax.while_loop(lambda carry: carry[-1], search, start)
+    return frame, kept
+
+
+def draws(key: Array, n_components: int, dtype: jnp.dtype) -> Float[Array, "T K"]:
+    """Uniform numbers to draw seeds by, for all tries; the first components' do not depend on how many follow."""
+    return jax.random.uniform(key, (n_components, TRIES), dtype).T
+
+
+def squared_distances(z: Float[Array, "D B"], centres: Float[Array, "K D"]) -> Float[Array, "K B"]:
+    """|z - c_k|^2; whitened coordinates are of order one, so the expanded square loses nothing."""
+    square = jnp.sum(centres**2, axis=1)[:, None] - 2 * contract("kd,db->kb", centres, z) + jnp.sum(z * z, axis=0)[None]
+    return jnp.maximum(square, 0)
+
+
+def seeds(
+    uniforms: Float[Array, "T K"],
+    z: Float[Array, "D N"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    turn: Array | int = 0,
+) -> Float[Array, "K D"]:
+    """k-means++: each seed is drawn with probability proportional to weight times squared distance to the seeds before.
+
+    A component that is not in use has its seed out of all reach.
+    """
+
+    def pick(nearest: Float[Array, " N"], turn: tuple[Array, Array]) -> tuple[Array, Array]:
+        uniform, first = turn
+        seed = z[:, draw(uniform, weight * jnp.where(first, 1, nearest), weight)]
+        distance = jnp.sum((z - seed[:, None]) ** 2, axis=0)
+        return jnp.minimum(nearest, jnp.where(weight > 0, distance, 0)), seed
+
+    component = jnp.arange(uniforms.shape[1], dtype=jnp.int32)
+    start = varying_with(jnp.full_like(weight, jnp.inf), z, weight, uniforms)
+    found = lax.scan(pick, start, (uniforms[turn], component == 0))[1]
+    return jnp.where((component < n_used)[:, None], found, OUT_OF_REACH)
+
+
+def cluster(
+    uniforms: Float[Array, "T K"], z: Float[Array, "D N"], weight: Float[Array, " N"], n_used: Array | int, *, least: int
+) -> Float[Array, "K D"]:
+    """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far.
+
+    A try that leaves a cluster of fewer than ``least`` samples yields to one that does not.
+    """
+
+    def attempt(best: tuple[Array, Array], turn: Array) -> tuple[tuple[Array, Array], None]:
+        is_last = turn == TRIES
+        begun = apply_if(~is_last, lambda _: seeds(uniforms, z, weight, n_used, turn), best[0])
+        found = lloyd_passes(z, weight, begun, jnp.where(is_last, LLOYD_PASSES, TRY_PASSES))
+        tiny = jnp.any((found.sums.n_k > 0) & (found.sums.n_k < least))
+        cost = found.sums.inertia * jnp.where(tiny, TINY_COST, 1)
+        better = is_last | (NEAR * cost < best[1])
+        return (jnp.where(better, found.state, best[0]), jnp.where(better, cost, best[1])), None
+
+    start = jnp.zeros((uniforms.shape[1], z.shape[0]), z.dtype), jnp.asarray(jnp.inf, z.dtype)
+    turns = jnp.arange(TRIES + 1, dtype=jnp.int32)
+    return lax.scan(attempt, varying_with(start, z, weight, uniforms), turns)[0][0]
+
+
+class ClusterSums(NamedTuple):
+    n_k: Array  # (K,) weight of each cluster
+    first: Array  # (K, D) sum of its whitened samples
+    inertia: Array  # () sum of squared distances to the nearest centre
+    weight: Array  # ()
+
+
+def lloyd_passes(
+    z: Float[Array, "D N"], weight: Float[Array, " N"], centres: Float[Array, "K D"], passes: Array | int
+) -> loop.Carry:
+    """k-means on the same loop as EM: expect assigns samples to centres, maximise moves centres to their samples."""
+    size = blocks.block_size(z.shape[1], 3 * centres.shape[0] + z.shape[0], z.dtype.itemsize)
+    n_features = z.shape[0]
+
+    def expect(centres: Float[Array, "K D"]) -> ClusterSums:
+        def step(z: Float[Array, "D B"], weight: Float[Array, " B"], present: Float[Array, " B"]) -> ClusterSums:
+            square = squared_distances(z, centres)
+            weight = weight * present
+            member = jax.nn.one_hot(jnp.argmin(square, axis=0), centres.shape[0], axis=0, dtype=z.dtype) * weight[None]
+            first = contract("kb,db->kd", member, z)
+            return ClusterSums(jnp.sum(member, axis=1), first, jnp.sum(weight * jnp.min(square, axis=0)), jnp.sum(weight))
+
+        # Weights go along as data, so that restarts, which may weigh samples differently, share the blocks of z.
+        return blocks.fold(step, (z.T, weight), None, size, z.dtype, centres)[0]
+
+    def maximise(centres: Float[Array, "K D"], sums: ClusterSums) -> Float[Array, "K D"]:
+        empty = sums.n_k[:, None] <= 0
+        return jnp.where(empty, centres, sums.first / jnp.where(empty, 1, sums.n_k[:, None]))
+
+    def objective(sums: ClusterSums) -> loop.Objective:
+        zero, resolution = jnp.zeros_like(sums.inertia), LLOYD_TOL * jnp.asarray(n_features, z.dtype)
+        return loop.Objective(-sums.inertia, zero, sums.weight, resolution, zero)
+
+    problem = loop.Problem(expect, maximise, objective)
+    return loop.run(problem, loop.begin(problem, centres), passes, LLOYD_TOL * n_features)
+
+
+def nearest(
+    z: Float[Array, "D N"], weight: Float[Array, " N"], centres: Float[Array, "K D"]
+) -> tuple[Integer[Array, " N"], Float[Array, " K"]]:
+    """The label of each sample, and the weight of each cluster."""
+    size = blocks.block_size(z.shape[1], centres.shape[0] + z.shape[0], z.dtype.itemsize)
+    label = blocks.map_samples(lambda z: jnp.argmin(squared_distances(z, centres), axis=0), z.T, size, z.dtype)
+    return label, jnp.zeros(centres.shape[0], weight.dtype).at[label].add(weight)
