@@ -8,6 +8,7 @@ from structures import random_samples
 
 import jaxgmm
 from jaxgmm import Status, batch, initial, loop, many
+from jaxgmm.structures import get_structure
 
 KEY = jax.random.key(0)
 OPTIONS = {"n_restarts": 2, "tol": 0.0, "max_iter": 10, "init": "random_from_data"}
@@ -115,7 +116,7 @@ def test_components_not_in_use_change_nothing(name, x64):
     """A mixture of two inside an array of four is the mixture of two, start by start."""
     X, weight = jnp.asarray(random_samples(n=40)), jnp.ones(40)
     start = jax.jit(initial.METHODS[name], static_argnums=(4, 5))
-    narrow, wide = (start(KEY, X, weight, jnp.int32(2), k, initial.FULL) for k in (2, 4))
+    narrow, wide = (start(KEY, X, weight, jnp.int32(2), k, get_structure("full")) for k in (2, 4))
     assert wide.weights[2:].tolist() == [0, 0]
     for a, b in ((narrow.weights, wide.weights), (narrow.means, wide.means), (narrow.cov, wide.cov)):
         np.testing.assert_allclose(b[:2], a, rtol=1e-9, atol=1e-12)
