@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer, Shaped
 
 from jaxgmm import blocks, loop
 from jaxgmm.contract import moments
-from jaxgmm.numerics import apply_if, contract, place, varying_with
+from jaxgmm.numerics import apply_if, contract, evenly, place, varying_with
 from jaxgmm.structures import get_structure
 from jaxgmm.structures.base import inverse_root
 
@@ -28,12 +28,15 @@ TRIES, TRY_PASSES, NEAR = 4, 5, 1.1
 """Sets of seeds, Lloyd's passes that each is given, and how many times less inertia a later one needs to take the place of
 an earlier: a gross local optimum is left, and restarts stay as diverse as they were (DECISIONS.md)."""
 
-OUTLIER_ROUNDS = TRIES
+OUTLIER_ROUNDS = 4
 OUTLIER_SHARE = 0.1
 """How often, and up to what share of the weight, clusters too small for a covariance are set aside as outliers."""
 
 TINY_COST = 1e3
 """How many times the inertia of a try counts that leaves a cluster too small for a covariance."""
+
+UNSEEN = 1e30
+"""Inertia of centres that no pass has seen."""
 
 OUT_OF_REACH = 1e12
 """Coordinate of a centre that is not in use, where whitened samples are of order one: no sample is nearest to it."""
@@ -108,7 +111,7 @@ def without_outliers(
     far sample would otherwise own both the whitening and a seed, and EM would start on a spike.
     """
     total = jnp.sum(weight)
-    uniforms = draws(jax.random.key(0), n_components, weight.dtype)
+    uniforms = evenly(n_components * OUTLIER_ROUNDS, weight.dtype).reshape(n_components, OUTLIER_ROUNDS).T
 
     def search(carry: tuple) -> tuple:
         turn, kept, *_ = carry
@@ -116,7 +119,7 @@ def without_outliers(
         frame = Frame(mean, cov, inverse_root(cov)[0])
         z = frame.white(X)
         found = lloyd_passes(z, kept, seeds(uniforms, z, kept, n_used, turn), TRY_PASSES)
-        label, count = nearest(z, kept, found.state)
+        label, count = nearest(z, found.state), found.sums.n_k
         small = (count > 0) & (count < least)
         rest = jnp.where(small[label], 0, kept)
         again = jnp.any(small) & (jnp.sum(rest) >= (1 - OUTLIER_SHARE) * total)
@@ -221,13 +224,14 @@ def lloyd_passes(
         return loop.Objective(-sums.inertia, zero, sums.weight, resolution, zero)
 
     problem = loop.Problem(expect, maximise, objective)
-    return loop.run(problem, loop.begin(problem, centres), passes, LLOYD_TOL * n_features)
+    # Without members centres stay: the first turn evaluates them, and the pass is compiled once.
+    unknown = ClusterSums(
+        jnp.zeros_like(centres[:, 0]), jnp.zeros_like(centres), jnp.full_like(weight[0], UNSEEN), jnp.ones_like(weight[0])
+    )
+    return loop.run(problem, loop.hold(problem, centres, unknown), passes + 1, LLOYD_TOL * n_features)
 
 
-def nearest(
-    z: Float[Array, "D N"], weight: Float[Array, " N"], centres: Float[Array, "K D"]
-) -> tuple[Integer[Array, " N"], Float[Array, " K"]]:
-    """The label of each sample, and the weight of each cluster."""
+def nearest(z: Float[Array, "D N"], centres: Float[Array, "K D"]) -> Integer[Array, " N"]:
+    """The label of each sample."""
     size = blocks.block_size(z.shape[1], centres.shape[0] + z.shape[0], z.dtype.itemsize)
-    label = blocks.map_samples(lambda z: jnp.argmin(squared_distances(z, centres), axis=0), z.T, size, z.dtype)
-    return label, jnp.zeros(centres.shape[0], weight.dtype).at[label].add(weight)
+    return blocks.map_samples(lambda z: jnp.argmin(squared_distances(z, centres), axis=0), z.T, size, z.dtype)

@@ -44,6 +44,11 @@ SUMS_BUDGET = 1e-2
 """Relative error of a covariance, in its own metric, that the sums may have."""
 
 
+SMALL = 1 << 14
+"""Products N K D^2 of a pass below which the program holds the centred form alone, whatever is safe: it compiles in two thirds
+of the time (2.4 instead of 3.7 s), and a pass of 8 lanes over 272 x 2 samples, K = 3, takes 36 us instead of 29 us."""
+
+
 def log_gaussians(structure: Structure, whitener: Whitener, diff: Float[Array, "K D B"]) -> Float[Array, "K B"]:
     """ln N(x | mu_k, Sigma_k) from ``diff = x - mu_k``."""
     white = structure.whiten(whitener.factor, diff)
@@ -135,7 +140,7 @@ def expect(
         return moments(structure, params.means, (X,), sample_weight, posterior, centre, block_size, n_lanes)
 
     n_lanes = jax.lax.axis_size(lanes) if lanes else 1
-    if safest:
+    if safest or X.shape[0] * params.means.size * params.n_features < SMALL:
         return centred(None)
     form = safe_form(params, whitener)
     if lanes:

@@ -16,7 +16,7 @@ from jaxgmm import checks
 from jaxgmm.clusters import cluster, draw, draws, seeds, squared_distances, whole, without_outliers
 from jaxgmm.contract import moments
 from jaxgmm.em import maximise
-from jaxgmm.numerics import float_dtype, place, samples_per_weight, varying_with
+from jaxgmm.numerics import evenly, float_dtype, place, samples_per_weight, varying_with
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure, get_structure
 
@@ -205,5 +205,5 @@ def alike(
 
 def subsample(X: Shaped[Array, "N D"], weight: Float[Array, " N"], n: int) -> tuple[Float[Array, "n D"], Float[Array, " n"]]:
     """``n`` samples, one from each n-th of the weight in the order of X, and a weight of one for each."""
-    share = (jnp.arange(n, dtype=weight.dtype) + jax.random.uniform(jax.random.key(0), (n,), weight.dtype)) / n
+    share = (jnp.arange(n, dtype=weight.dtype) + evenly(n, weight.dtype)) / n
     return X[place(share, weight)].astype(weight.dtype), jnp.ones_like(share)

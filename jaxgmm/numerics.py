@@ -43,8 +43,18 @@ def weighted(weight: Float[Array, " B"], values: Float[Array, " B"]) -> Float[Ar
 def place(share: Float[Array, "*picks"], mass: Float[Array, " N"]) -> Integer[Array, "*picks"]:
     """The rows at which the cumulative mass passes these shares of the total; never one without mass."""
     reached = jnp.cumsum(mass)
-    index = jnp.searchsorted(reached, share * reached[-1], side="right")
-    return jnp.minimum(index, jnp.searchsorted(reached, reached[-1], side="left"))
+    last = jnp.sum(reached < reached[-1], dtype=jnp.int32)
+    if share.ndim == 0:  # comparing with every row compiles to one loop, halving to one for each step
+        index = jnp.sum(reached <= share * reached[-1], dtype=jnp.int32)
+    else:
+        index = jnp.searchsorted(reached, share * reached[-1], side="right").astype(jnp.int32)
+    return jnp.minimum(index, last)
+
+
+def evenly(n: int, dtype: jnp.dtype) -> Float[Array, " n"]:
+    """Numbers in [0, 1) that fill the interval evenly however many are taken: multiples of the golden ratio, modulo one."""
+    turns = jnp.arange(n, dtype=jnp.uint32) * jnp.uint32(2654435769)  # the ratio times 2^32; the product wraps
+    return (turns >> 8).astype(dtype) / (1 << 24)
 
 
 def varying_with(tree: T, *sources: Any) -> T:

@@ -19,6 +19,17 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--every-form", action="store_true", help="all forms of a pass, even for samples as few as here")
+
+
+def pytest_configure(config):
+    if config.getoption("--every-form"):
+        from jaxgmm import contract
+
+        contract.SMALL = 0
+
+
 @pytest.fixture
 def x64():
     """Computation in float64."""
