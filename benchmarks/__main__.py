@@ -116,7 +116,9 @@ def chart(results: list[dict[str, Any]], file: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="five rounds instead of nine, scikit-learn only")
+    parser.add_argument(
+        "--quick", action="store_true", help="five rounds instead of nine, scikit-learn only, no row of minutes"
+    )
     parser.add_argument("--rows", default="", help="only the workloads whose name holds this text")
     parser.add_argument("--json", type=Path, help="write results and versions to this file")
     parser.add_argument("--chart", type=Path, help="draw the ratios to this picture")
@@ -124,7 +126,7 @@ def main() -> int:
     console = Console()
     results = []
     for row in ROWS.values():
-        if options.rows in row.name:
+        if options.rows in row.name and not (row.slow and options.quick):
             peers = [p for p in row.peers if p == "plain EM" or (_installed(p) and (p == "scikit-learn" or not options.quick))]
             results += measure(row, peers, 5 if options.quick else 9, console)
     about = machine()

@@ -15,11 +15,12 @@ class Row:
       name: what the table says.
       kind: "iteration" (time of one more EM step from a fixed start), "fit" (whole fits from random starts, warm; what is
         fitted says the side of that name), "first" (the first of these in a process, compiling included), "command" (a whole
-        process from a shell), "passes" (how many times fewer passes an acceleration needs), or "memory" (peak beyond the
-        data, no timing).
+        process from a shell), "reach" (time to the likelihood at which the peer stops, starts included, warm), "passes" (how
+        many times fewer passes an acceleration needs), or "memory" (peak beyond the data, no timing).
       must, aim: ratios asked for, or MB in a "memory" row.
       peer_floor: what the peers add to covariances, zero unless their float32 fails without it.
       many: EM steps of the longer of the two runs whose difference is timed; the shorter does one.
+      slow: minutes; not for ``--quick``.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Row:
     aim: float = 0
     many: int = 4
     peer_floor: float = 0.0
+    slow: bool = False
     peers: tuple[str, ...] = ("scikit-learn", "gmmx")
 
 
@@ -57,6 +59,10 @@ ROWS = {
         Row("sweep of iris, first call", "first", 150, 4, 9, must=0.15, aim=0.5, peers=("scikit-learn",)),
         Row("jaxgmm fit faithful.csv, cache warm", "command", 272, 2, 6, must=1, aim=1.5, peers=("scikit-learn",)),
         Row("jaxgmm fit faithful.csv, cache cold", "command", 272, 2, 6, must=0.5, aim=1, peers=("scikit-learn",)),
+        Row(
+            "patches of photographs, to the peer's likelihood", "reach", 40_000, 64, 50, must=10, aim=25, slow=True,
+            peers=("scikit-learn",),
+        ),
         Row("passes, two overlapping clouds", "passes", 400, 1, 2, must=3, aim=8, peers=("plain EM",)),
         Row(
             "memory, full 2M x 16, K=32, float32", "memory", 2_000_000, 16, 32, must=64, aim=32, many=2, peers=("scikit-learn",)

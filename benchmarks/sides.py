@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -170,6 +171,57 @@ def sklearn_sweep(row: Row, _: np.ndarray) -> Fit:
         return float(np.mean(single))
 
     return run
+
+
+PATCH_FLOOR = 1e-5
+"""Least variance of a patch in any direction, grey levels from 0 to 1 squared; scikit-learn adds it."""
+
+
+def patches(row: Row) -> np.ndarray:
+    """(N, D) square patches of two photographs, their means removed, with noise of sd 0.01."""
+    from sklearn.datasets import load_sample_images
+
+    rng = np.random.default_rng(0)
+    side = round(row.n_features**0.5)
+    found = []
+    for image in load_sample_images().images:
+        grey = image.mean(axis=2) / 255
+        windows = np.lib.stride_tricks.sliding_window_view(grey, (side, side)).reshape(-1, row.n_features)
+        found.append(windows[rng.choice(len(windows), row.n_samples // 2, replace=False)])
+    X = np.concatenate(found)
+    X = X - X.mean(axis=1, keepdims=True) + 0.01 * rng.normal(size=X.shape)
+    return X.astype(row.dtype)
+
+
+def sklearn_patches(row: Row, X: np.ndarray, seed: int) -> float:
+    """Its defaults: the mean log-likelihood of a sample where it stops."""
+    from sklearn.mixture import GaussianMixture
+
+    return float(GaussianMixture(row.n_components, reg_covar=PATCH_FLOOR, random_state=seed).fit(X).score(X))
+
+
+class Reached(Exception):
+    """The likelihood aimed at."""
+
+
+def jaxgmm_patches(row: Row, X: np.ndarray, seed: int, target: float) -> float:
+    """One start, until the mean log-likelihood is at the target: what it has become, or where EM ended below it."""
+    import jax
+
+    import jaxgmm
+
+    reached = -np.inf
+
+    def look(progress: Any) -> None:
+        nonlocal reached
+        reached = float(progress.log_likelihood.max()) / len(X)
+        if reached >= target:
+            raise Reached
+
+    floor = np.full(row.n_features, PATCH_FLOOR)
+    with contextlib.suppress(Reached):
+        jaxgmm.fit(jax.random.key(seed), X, row.n_components, n_restarts=1, covariance_floor=floor, callback=look)
+    return reached
 
 
 FITS = {

@@ -1,5 +1,6 @@
 """Gaussian mixtures by expectation-maximisation: pure functions over an immutable parameter pytree."""
 
+from jaxgmm.cache import keep_compiled
 from jaxgmm.criteria import aic, bic, icl
 from jaxgmm.density import log_prob, mixture_covariance, mixture_mean, predict, predict_proba, sample
 from jaxgmm.em import e_step, log_likelihood, m_step, maximise, statistics
@@ -28,6 +29,7 @@ __all__ = [
     "fit_many",
     "icl",
     "initialise",
+    "keep_compiled",
     "load",
     "load_metadata",
     "log_likelihood",

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm import lanes, loop
-from jaxgmm.initial import first_mixture
+from jaxgmm.clusters import Clusters
+from jaxgmm.initial import CLUSTERINGS, first_clusters, first_mixture
 from jaxgmm.lanes import Lane, Samples
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, mixture_centre
@@ -70,6 +71,7 @@ class Batch(NamedTuple):
 
     lanes: Lane  # with a leading axis of L
     centre: Array  # what their means are relative to: (D,) where samples are shared, or (L, D)
+    taken: Array  # () int32, passes that those which have not ended have taken
 
 
 def good_width(data: Data, n_lanes: int, n_components: int) -> int:
@@ -81,7 +83,6 @@ def good_width(data: Data, n_lanes: int, n_components: int) -> int:
     return min(n_lanes, 1 << max(0, fitting.bit_length() - 1))
 
 
-@partial(jax.jit, static_argnames="plan")
 def begin(keys: Array, data: Data, given: Any, n_used: Array | None, n_live: Array | int, floor: Array, plan: Plan) -> Batch:
     """Start the first ``n_live`` lanes; the others count as ended.
 
@@ -94,42 +95,88 @@ def begin(keys: Array, data: Data, given: Any, n_used: Array | None, n_live: Arr
       floor: see ``fit``.
       plan: what to compile for.
     """
+    clusters = None
+    # Restarts of one mixture share what a start measures of the samples, if they start together.
+    width = len(keys) if data.owner is None and n_used is None else plan.width
+    if given is None and plan.init in CLUSTERINGS:
+        least, lloyd = plan.structure.least_weight(data.X.shape[-1]), CLUSTERINGS[plan.init]
+        clusters = _clusters(keys, data, n_used, n_live, least, plan.n_components, lloyd, width)
+    return _begin(keys, data, given, clusters, n_used, n_live, floor, plan, width)
 
-    everyone = jnp.arange(keys.shape[0], dtype=jnp.int32)
 
-    def in_groups(function: Callable[[Array], Any], width: int) -> Any:
-        if width >= len(everyone):
-            return function(everyone)
-        shapes = jax.eval_shape(function, everyone)
-        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return loop.in_groups(lambda index, _: function(index), everyone, n_live, width, nothing)
+@partial(jax.jit, static_argnames=("n_components", "lloyd", "width"))
+def _clusters(
+    keys: Array,
+    data: Data,
+    n_used: Array | None,
+    n_live: Array | int,
+    least: Array | int,
+    n_components: int,
+    lloyd: bool,
+    width: int,
+) -> Clusters:
+    """The clusters that lanes start from, whatever their structure."""
 
-    def of(index: Array) -> Array | None:
-        return None if n_used is None else n_used[index]
+    def find(samples: Samples, key: Array, n_used: Array | None) -> Clusters:
+        used = n_components if n_used is None else n_used
+        return first_clusters(key, samples.X, samples.weight, used, least, n_components, lloyd)
 
-    def start(samples: Samples, key: Array, n_used: Array | None) -> GMMParams:
+    return _in_groups(lambda index: data.over_lanes(find, index, None, *_rows((keys, n_used), index)), len(keys), n_live, width)
+
+
+@partial(jax.jit, static_argnames=("plan", "width"))
+def _begin(
+    keys: Array,
+    data: Data,
+    given: Any,
+    clusters: Clusters | None,
+    n_used: Array | None,
+    n_live: Array | int,
+    floor: Array,
+    plan: Plan,
+    width: int,
+) -> Batch:
+    n_lanes = len(keys)
+
+    def start(samples: Samples, key: Array, n_used: Array | None, clusters: Clusters | None) -> GMMParams:
         if isinstance(given, GMMParams):
             return given
         used = plan.n_components if n_used is None else n_used
-        return first_mixture(key, samples.X, samples.weight, given, used, plan.init, plan.n_components, plan.structure)
+        known = given if clusters is None else clusters
+        return first_mixture(key, samples.X, samples.weight, known, used, plan.init, plan.n_components, plan.structure)
 
     def evaluate(samples: Samples, params: GMMParams, n_used: Array | None) -> Lane:
         return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used)
 
-    # Restarts of one mixture share what a start measures of the samples, if they start together.
-    width = len(everyone) if data.owner is None and n_used is None else plan.width
-    starts = in_groups(lambda index: data.over_lanes(start, index, None, keys[index], of(index)), width)
+    def start_group(index: Array) -> GMMParams:
+        return data.over_lanes(start, index, None, *_rows((keys, n_used, clusters), index))
+
+    starts = _in_groups(start_group, n_lanes, n_live, width)
     centre = jax.vmap(mixture_centre)(starts)
     if data.owner is None:
         centre = jnp.mean(centre, axis=0)
 
     def begin_group(index: Array) -> Lane:
-        params = jax.tree.map(lambda leaf: leaf[index], starts)
-        return data.over_lanes(evaluate, index, _of_lanes(centre, index), params, of(index))
+        return data.over_lanes(evaluate, index, _of_lanes(centre, index), *_rows((starts, n_used), index))
 
-    begun = in_groups(begin_group, width)
-    status = jnp.where(everyone < n_live, begun.carry.status, jnp.int32(Status.CONVERGED))
-    return Batch(begun._replace(carry=begun.carry._replace(status=status)), centre)
+    begun = _in_groups(begin_group, n_lanes, n_live, width)
+    live = jnp.arange(n_lanes, dtype=jnp.int32) < n_live
+    status = jnp.where(live, begun.carry.status, jnp.int32(Status.CONVERGED))
+    return Batch(begun._replace(carry=begun.carry._replace(status=status)), centre, jnp.zeros((), jnp.int32))
+
+
+def _in_groups(function: Callable[[Array], Any], n_lanes: int, n_live: Array | int, width: int) -> Any:
+    """``function(indices)`` of the first ``n_live`` lanes, ``width`` at a time; zeros for the others."""
+    everyone = jnp.arange(n_lanes, dtype=jnp.int32)
+    if width >= n_lanes:
+        return function(everyone)
+    shapes = jax.eval_shape(function, everyone)
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return loop.in_groups(lambda index, _: function(index), everyone, n_live, width, nothing)
+
+
+def _rows(tree: Any, index: Array) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def _of_lanes(centre: Array, index: Array) -> Array:
@@ -137,8 +184,8 @@ def _of_lanes(centre: Array, index: Array) -> Array:
 
 
 @partial(jax.jit, static_argnames="plan")
-def advance(batch: Batch, data: Data, passes: Array, tol: Array, plan: Plan) -> Batch:
-    """Go on for at most ``passes`` passes over the samples of each lane."""
+def advance(batch: Batch, data: Data, passes: Array, most: Array, tol: Array, plan: Plan) -> Batch:
+    """Go on for about ``passes`` passes over the samples of each lane (see ``loop.run_lanes``), to at most ``most`` in all."""
 
     def further(index: Array, group: Lane, passes: Array) -> Lane:
         def one(samples: Samples, lane: Lane, passes: Array) -> Lane:
@@ -146,7 +193,8 @@ def advance(batch: Batch, data: Data, passes: Array, tol: Array, plan: Plan) -> 
 
         return data.over_lanes(one, index, _of_lanes(batch.centre, index), group, passes)
 
-    return batch._replace(lanes=loop.run_lanes(further, batch.lanes, lambda lane: lane.carry, passes, plan.width))
+    taken, further_on = loop.run_lanes(further, batch.lanes, lambda lane: lane.carry, batch.taken, passes, most, plan.width)
+    return batch._replace(lanes=further_on, taken=taken)
 
 
 @partial(jax.jit, static_argnames="n_restarts")

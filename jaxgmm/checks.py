@@ -6,10 +6,11 @@ be seen, outside of a trace; inside one, ``Status`` tells of them.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import operator
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -23,6 +24,12 @@ MOST_PASSES = np.iinfo(np.int32).max // 2
 def is_traced(*trees: Any) -> bool:
     """Is any leaf a tracer, so that its value cannot be looked at?"""
     return any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees))
+
+
+def refuse_trace(function: str, advice: str, *trees: Any) -> None:
+    """A function that runs on the host cannot be traced."""
+    if is_traced(*trees):
+        raise ValueError(f"{function} runs on the host, and cannot be traced; {advice}.")
 
 
 def check_array(name: str, value: ArrayLike) -> np.ndarray | jax.Array:
@@ -119,21 +126,64 @@ def check_values(X: np.ndarray, weight: np.ndarray | None, dtype: np.dtype) -> N
                 f"X holds NaN or infinity in {bad.sum()} of {len(X)} rows, first at row {row}, column {column}. "
                 "Drop or fill these rows, or give them sample_weight 0."
             )
-    with np.errstate(over="ignore", under="ignore"):
-        low, high = (bound.astype(np.float64) for bound in (rows.min(axis=0), rows.max(axis=0)))
+    low, high = (bound.astype(np.float64) for bound in (rows.min(axis=0), rows.max(axis=0)))
+    check_range(low, high, len(rows), total, dtype)
+
+
+def check_range(
+    low: np.ndarray, high: np.ndarray, n_rows: Any, total: Any, dtype: np.dtype, sets: np.ndarray | None = None
+) -> None:
+    """Squares of samples between these bounds (D,), summed over rows of a total weight, stay inside ``dtype``.
+
+    Bounds (M, D) are those of the data sets numbered ``sets``. Bounds that are not finite are left to ``Status``.
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         spread, size = high - low, np.maximum(np.abs(low), np.abs(high))
         limits = np.finfo(dtype)
-        largest = np.sqrt(float(limits.max) / max(len(rows), total))
-        smallest = np.sqrt(float(limits.tiny) / float(limits.eps) / min(1.0, total / len(rows)))
-    outside = ~(spread < largest) | ((spread > 0) & (spread < smallest)) | (size >= float(limits.max))
-    bad_columns = np.flatnonzero(outside)
-    if bad_columns.size:
-        column = int(bad_columns[0])
+        largest = np.sqrt(float(limits.max) / np.maximum(n_rows, total))
+        smallest = np.sqrt(float(limits.tiny) / float(limits.eps) / np.minimum(1.0, total / n_rows))
+        outside = ~(spread < largest) | ((spread > 0) & (spread < smallest)) | (size >= float(limits.max))
+        outside &= np.isfinite(low) & np.isfinite(high)
+    if outside.any():
+        place = tuple(int(i) for i in np.argwhere(outside)[0])
+        where = f"column {place[-1]}" + ("" if sets is None else f" of data set {sets[place[0]]}")
         raise ValueError(
-            f"X spans {spread[column]:.3g} in column {column} (largest {size[column]:.3g}); its squares, summed, leave the "
+            f"X spans {spread[place]:.3g} in {where} (largest {size[place]:.3g}); its squares, summed, leave the "
             f"range of {np.dtype(dtype).name}. "
             "Rescale X, for example to unit variance."
         )
+
+
+@contextlib.contextmanager
+def of_data_set(index: int) -> Iterator[None]:
+    """Say which of many data sets an error is about."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"data set {index}: {error}") from None
+
+
+def check_groups(groups: ArrayLike, n_samples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which group each row belongs to, counted from 0 in their sorted order, and how many rows each has."""
+    column = np.asarray(groups)
+    if column.shape != (n_samples,):
+        raise ValueError(f"groups must have shape ({n_samples},), one entry a row of X; got {column.shape}.")
+    if column.dtype == object:  # None, and what the makers of tables write for it
+        missing = np.array([not isinstance(v, str) and str(v) in ("None", "nan", "NaT", "<NA>") for v in column], bool)
+    else:
+        missing = (
+            np.isnat(column) if column.dtype.kind in "mM" else np.isnan(column) if column.dtype.kind == "f" else np.array(False)
+        )
+    if missing.any():
+        raise ValueError(
+            f"groups is missing for {missing.sum()} of {n_samples} rows, first row {int(np.argmax(missing))}. "
+            "Drop these rows, or name a group for them."
+        )
+    try:
+        _, member, count = np.unique(column, return_inverse=True, return_counts=True)
+    except TypeError:
+        raise ValueError("groups must hold entries of one kind, which can be sorted: all text or all numbers.") from None
+    return member, count
 
 
 def check_int(name: str, value: Any, least: int) -> int:

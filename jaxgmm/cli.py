@@ -332,14 +332,8 @@ def _component_table(params: GMMParams, names: list[str], sizes: list[int] | Non
 def _start_jax() -> None:
     """float64, and compiled programs kept between runs."""
     import jax
-    from platformdirs import user_cache_dir
+
+    from jaxgmm.cache import keep_compiled
 
     jax.config.update("jax_enable_x64", True)
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        cache = Path(user_cache_dir("jaxgmm"))
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return  # a read-only home is no reason to fail
-        jax.config.update("jax_compilation_cache_dir", str(cache))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    keep_compiled()

@@ -42,6 +42,14 @@ OUT_OF_REACH = 1e12
 """Coordinate of a centre that is not in use, where whitened samples are of order one: no sample is nearest to it."""
 
 
+class Clusters(NamedTuple):
+    """What k-means finds; it does not depend on a covariance structure."""
+
+    means: Array  # (K, D) data units
+    cov: Array  # (D, D) of all samples that belong to clusters, data units
+    label: Array  # (N,) int32; -1 for samples that are absent or set aside
+
+
 class Frame(NamedTuple):
     """Coordinates in which the samples have mean zero and unit covariance."""
 
@@ -98,12 +106,42 @@ def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Ar
     return row * side + place(jnp.clip(share, 0, 1), rows[row])
 
 
+def find_clusters(
+    key: Array,
+    X: Shaped[Array, "N D"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    least: Array | int,
+    n_components: int,
+    lloyd: bool,
+) -> Clusters:
+    """k-means in whitened coordinates, of the first ``n_used`` clusters.
+
+    Which samples are outliers, and the coordinates, do not depend on the key: restarts share them.
+
+    Args:
+      key: random key.
+      X: (N, D) samples.
+      weight: (N,) zero for rows that are not finite.
+      n_used: clusters in use, of K.
+      least: samples below which a cluster is too small for its covariance.
+      n_components: K.
+      lloyd: do Lloyd's passes follow the draw of the seeds?
+    """
+    frame, weight = without_outliers(X, weight, n_used, n_components, least)
+    z, uniforms = frame.white(X), draws(key, n_components, weight.dtype)
+    centres = cluster(uniforms, z, weight, n_used, least=least) if lloyd else seeds(uniforms, z, weight, n_used)
+    used = (jnp.arange(n_components, dtype=jnp.int32) < n_used)[:, None]
+    means = frame.mean[None] + jnp.where(used, frame.unwhite(centres), 0)
+    return Clusters(means, frame.cov, jnp.where(weight > 0, nearest(z, centres).astype(jnp.int32), -1))
+
+
 def without_outliers(
     X: Shaped[Array, "N D"],
     weight: Float[Array, " N"],
     n_used: Array | int,
     n_components: int,
-    least: int,
+    least: Array | int,
 ) -> tuple[Frame, Float[Array, " N"]]:
     """Whitened coordinates, and the weights with those of outliers set to zero.
 
@@ -169,7 +207,12 @@ def seeds(
 
 
 def cluster(
-    uniforms: Float[Array, "T K"], z: Float[Array, "D N"], weight: Float[Array, " N"], n_used: Array | int, *, least: int
+    uniforms: Float[Array, "T K"],
+    z: Float[Array, "D N"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    *,
+    least: Array | int,
 ) -> Float[Array, "K D"]:
     """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far.
 

@@ -44,7 +44,7 @@ SUMS_BUDGET = 1e-2
 """Relative error of a covariance, in its own metric, that the sums may have."""
 
 
-SMALL = 1 << 14
+SMALL = 1 << 15
 """Products N K D^2 of a pass below which the program holds the centred form alone, whatever is safe: it compiles in two thirds
 of the time (2.4 instead of 3.7 s), and a pass of 8 lanes over 272 x 2 samples, K = 3, takes 36 us instead of 29 us."""
 

@@ -118,7 +118,8 @@ def fit(
     checks of values.
 
     Args:
-      key: random key; the same key gives the same result, bit for bit.
+      key: random key; the same key gives the same result, bit for bit. (Keys of the implementation "rbg" draw otherwise
+        under ``vmap``: restarts are then other ones than those of ``initialise``.)
       X: (N, D) samples: floating (half precision is computed in float32), integer or boolean. float64 needs
         ``jax_enable_x64``; without it X is centred in float64 and then rounded to float32.
       n_components: K.
@@ -168,7 +169,7 @@ def fit(
     width = n_restarts if traced else batch.good_width(data, n_restarts, n_components)
     plan = Plan(structure, n_components, str(name), accelerate, trace, width)
     running = batch.begin(jax.random.split(key, n_restarts), data, start, None, n_restarts, floor, plan)
-    advance = partial(batch.advance, data=data, tol=tol, plan=plan)
+    advance = partial(batch.advance, data=data, most=max_iter, tol=tol, plan=plan)
     running = advance(running, passes=max_iter) if traced else rounds(running, advance, int(max_iter), callback)
     return returned(batch.finish_one(running), offset)
 
@@ -178,12 +179,15 @@ def admit(X: Any, sample_weight: Any) -> tuple[Data, np.ndarray | None]:
     X = checks.check_samples(X)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     offset = None
-    if not checks.is_traced(X, sample_weight):
+    if not checks.is_traced(X):
         dtype = float_dtype(X)
         host = np.asarray(X)
-        weight = None if sample_weight is None else np.asarray(sample_weight)
-        checks.check_values(host, weight, dtype)
-        if host.dtype == np.float64 and dtype == np.float32:
+        known = not checks.is_traced(sample_weight)
+        weight = np.asarray(sample_weight) if known and sample_weight is not None else None
+        if known:
+            checks.check_values(host, weight, dtype)
+        # Under weights that are traced a row that is not finite may be absent, or must show: it is left as it is.
+        if host.dtype == np.float64 and dtype == np.float32 and (known or np.isfinite(host).all()):
             X, offset = centred(host, weight)
     return Data(jnp.asarray(X), _as_array(sample_weight)), offset
 
@@ -236,6 +240,7 @@ def centred(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.nd
         away = away if weight is None else np.where(present[..., None], away, 0)
         spread = np.sqrt((away**2).sum(axis=-2) / count)
         step = np.spacing(np.abs(X).max(axis=-2).astype(np.float32))
+        away = away.astype(np.float32)
         coarse = np.argwhere((spread > 0) & (step > 1e-3 * spread))
     if coarse.size:
         first = tuple(coarse[0])
@@ -245,7 +250,7 @@ def centred(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.nd
             'predictions lose digits. Subtract the mean, or set jax.config.update("jax_enable_x64", True).',
             stacklevel=4,
         )
-    return away.astype(np.float32), offset
+    return away, offset
 
 
 @partial(jax.jit, static_argnames=("accelerate", "trace", "axis_name"))
@@ -274,12 +279,12 @@ def rounds(
     """Advance in rounds of about a second: a compiled call cannot be interrupted, and a callback wants to be called."""
     passes, done = FIRST_ROUND, 0
     while done < max_iter and (np.asarray(running.lanes.carry.status) == Status.ITERATION_LIMIT).any():
-        passes = min(passes, max_iter - done)
-        began = time.perf_counter()
-        running = advance(running, passes=np.int32(passes))
+        began, before = time.perf_counter(), done
+        running = advance(running, passes=np.int32(min(passes, max_iter - done)))
         status = np.asarray(running.lanes.carry.status)
-        done += passes
+        done = min(int(running.taken), max_iter)
         if callback is not None:
             callback(Progress(done, max_iter, np.asarray(running.lanes.carry.sums.log_likelihood), status))
-        passes = int(np.clip(passes * ROUND_SECONDS / (time.perf_counter() - began), max(1, passes // 4), 16 * passes))
+        per_second = (done - before) / (time.perf_counter() - began)
+        passes = int(np.clip(per_second * ROUND_SECONDS, max(1, passes // 4), 16 * passes))
     return running

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
 from jaxgmm import checks
-from jaxgmm.clusters import cluster, draw, draws, seeds, squared_distances, whole, without_outliers
+from jaxgmm.clusters import Clusters, draw, find_clusters, whole
 from jaxgmm.contract import moments
 from jaxgmm.em import maximise
 from jaxgmm.numerics import evenly, float_dtype, place, samples_per_weight, varying_with
@@ -51,7 +52,8 @@ def initialise(
         "random": random responsibilities, drawn row by row; or (N,) labels counted from 0; or (N, K) responsibilities.
       covariance_type: structure of the mixture, by name.
       sample_weight: (N,) weights; zero is absent, two is seen twice, in the draws as well (but for "random", where a row
-        that is absent or seen twice shifts what the others draw).
+        that is absent or seen twice shifts what the others draw, and where k-means looks at some of the rows only: beyond
+        16,384 of them, or eight times what the covariances need).
 
     Raises:
       ValueError: X, n_components or method are not of these forms.
@@ -69,11 +71,28 @@ def initialise(
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     n_components = checks.check_n_components(n_components, checks.n_present(sample_weight, X.shape[0]))
     structure = get_structure(covariance_type)
-    if isinstance(method, str):
-        name, given = checks.check_choice("method", method, METHODS), None
-    else:
+    given: Any = None
+    if not isinstance(method, str):
         name, given = "given", checks.check_init("method", method, X.shape[0], n_components)
+    elif (name := checks.check_choice("method", method, METHODS)) in CLUSTERINGS:
+        least = structure.least_weight(X.shape[1])
+        given = first_clusters(key, X, sample_weight, n_components, least, n_components, CLUSTERINGS[name])
     return first_mixture(key, X, sample_weight, given, n_components, name, n_components, structure)
+
+
+@partial(jax.jit, static_argnames=("n_components", "lloyd"))
+def first_clusters(
+    key: Array,
+    X: Shaped[Array, "N D"],
+    sample_weight: Shaped[Array, " N"] | None,
+    n_used: Array | int,
+    least: Array | int,
+    n_components: int,
+    lloyd: bool,
+) -> Clusters:
+    """The clusters that ``first_mixture`` starts from; they are compiled once for all structures."""
+    X, weight = looked_at(X, present(X, sample_weight), n_components)
+    return find_clusters(key, X, weight, n_used, least, n_components, lloyd)
 
 
 @partial(jax.jit, static_argnames=("name", "n_components", "structure"))
@@ -81,21 +100,43 @@ def first_mixture(
     key: Array,
     X: Shaped[Array, "N D"],
     sample_weight: Shaped[Array, " N"] | None,
-    given: Shaped[Array, "N ..."] | None,
+    given: Clusters | Shaped[Array, "N ..."] | None,
     n_used: Array | int,
     name: str,
     n_components: int,
     structure: Structure,
 ) -> GMMParams:
     """``initialise`` without the door. The first ``n_used`` components are in use, the others have no weight."""
+    weight = present(X, sample_weight)
+    if isinstance(given, Clusters):
+        return from_clusters(*looked_at(X, weight, n_components), given, n_used, structure)
+    if given is None:
+        return METHODS[name](key, X, weight, n_used, n_components, structure)
+    gamma = jax.nn.one_hot(given, n_components, dtype=weight.dtype) if given.ndim == 1 else given.astype(weight.dtype)
+    return from_responsibilities(X, weight, gamma, n_used, structure)
+
+
+def present(X: Shaped[Array, "N D"], sample_weight: Shaped[Array, " N"] | None) -> Float[Array, " N"]:
+    """The weight of each row in samples; zero for rows that are not finite."""
     dtype = float_dtype(X)
     weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else sample_weight.astype(dtype)
     weight = jnp.where(jnp.all(jnp.isfinite(X), axis=1), weight, 0)
-    weight = weight * samples_per_weight(weight)
-    if given is None:
-        return METHODS[name](key, X, weight, n_used, n_components, structure)
-    gamma = jax.nn.one_hot(given, n_components, dtype=dtype) if given.ndim == 1 else given.astype(dtype)
-    return from_responsibilities(X, weight, gamma, n_used, structure)
+    return weight * samples_per_weight(weight)
+
+
+def from_clusters(
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], clusters: Clusters, n_used: Array | int, structure: Structure
+) -> GMMParams:
+    """The moments of clusters, inside a bound."""
+    n_components = clusters.means.shape[0]
+    about = replace(alike(clusters.means[0], clusters.cov, n_used, n_components, structure), means=clusters.means)
+
+    def hard(diff: Float[Array, "K D B"], label: Float[Array, " B"]) -> tuple[Array, Array]:
+        member = label[None] == jnp.arange(n_components, dtype=label.dtype)[:, None]
+        return member.astype(diff.dtype), jnp.zeros_like(diff[0, 0])
+
+    sums = moments(structure, about.means, (X, clusters.label), weight, hard, n_lanes=LANES_MEANT)
+    return maximise(about, sums, covariance_floor=START_FLOOR)
 
 
 def from_responsibilities(
@@ -117,7 +158,7 @@ def from_responsibilities(
     return maximise(about, moments(structure, about.means, (X, gamma), weight, given), covariance_floor=GIVEN_FLOOR)
 
 
-def kmeans(
+def clustered(
     key: Array,
     X: Shaped[Array, "N D"],
     weight: Float[Array, " N"],
@@ -125,30 +166,20 @@ def kmeans(
     n_components: int,
     structure: Structure,
     *,
-    lloyd: bool = True,
+    lloyd: bool,
 ) -> GMMParams:
-    """Moments of the clusters that k-means finds in whitened coordinates.
+    """Moments of the clusters that k-means finds, or of the samples nearest to its seeds."""
+    X, weight = looked_at(X, weight, n_components)
+    clusters = find_clusters(key, X, weight, n_used, structure.least_weight(X.shape[1]), n_components, lloyd)
+    return from_clusters(X, weight, clusters, n_used, structure)
 
-    Of many samples it looks at some, drawn by weight, so that its passes cost the same however large X is. Which samples those
-    are, which of them are outliers, and the coordinates do not depend on the key: restarts share them.
-    """
-    least = structure.least_weight(X.shape[1])
+
+def looked_at(
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int
+) -> tuple[Shaped[Array, "n D"], Float[Array, " n"]]:
+    """The samples that k-means looks at: of many only some, so that its passes cost the same however large X is."""
     enough = max(START_SAMPLES, START_SAMPLES_EACH * n_components * (X.shape[1] + 1))
-    if X.shape[0] > enough:
-        X, weight = subsample(X, weight, enough)
-    frame, weight = without_outliers(X, weight, n_used, n_components, least)
-    z, uniforms = frame.white(X), draws(key, n_components, weight.dtype)
-    centres = cluster(uniforms, z, weight, n_used, least=least) if lloyd else seeds(uniforms, z, weight, n_used)
-    about = alike(frame.mean, frame.cov, n_used, n_components, structure)
-    used = (jnp.arange(n_components, dtype=jnp.int32) < n_used)[:, None]
-    about = replace(about, means=jnp.where(used, about.means + frame.unwhite(centres), about.means))
-
-    def hard(diff: Float[Array, "K D B"], z: Float[Array, "D B"]) -> tuple[Array, Array]:
-        label = jnp.argmin(squared_distances(z, centres), axis=0)
-        return jax.nn.one_hot(label, n_components, axis=0, dtype=diff.dtype), jnp.zeros_like(diff[0, 0])
-
-    sums = moments(structure, about.means, (X, z.T), weight, hard, n_lanes=LANES_MEANT)
-    return maximise(about, sums, covariance_floor=START_FLOOR)
+    return subsample(X, weight, enough) if X.shape[0] > enough else (X, weight)
 
 
 def random_from_data(
@@ -185,9 +216,11 @@ def random_responsibilities(
     return from_responsibilities(X, weight, gamma / jnp.sum(gamma, axis=1, keepdims=True), n_used, structure)
 
 
+CLUSTERINGS = {"kmeans": True, "k-means++": False}
+"""The methods that start from clusters, and whether Lloyd's passes follow."""
+
 METHODS: dict[str, Callable[[Array, Array, Array, Array | int, int, Structure], GMMParams]] = {
-    "kmeans": kmeans,
-    "k-means++": partial(kmeans, lloyd=False),
+    **{name: partial(clustered, lloyd=lloyd) for name, lloyd in CLUSTERINGS.items()},
     "random_from_data": random_from_data,
     "random": random_responsibilities,
 }

@@ -192,40 +192,58 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
 
 
 def run_lanes(
-    advance: Callable[[Array, Any, Array], Any], lanes: T, carry_of: Callable[[T], Carry], passes: Array | int, width: int
-) -> T:
+    advance: Callable[[Array, Any, Array], Any],
+    lanes: T,
+    carry_of: Callable[[T], Carry],
+    taken: Array | int,
+    passes: Array | int,
+    most: Array | int,
+    width: int,
+) -> tuple[Array, T]:
     """``run`` for many lanes, those that have ended left out: they cost what each needs, not the slowest times their number.
 
-    Lanes go on ``width`` at a time for a few passes, which are more the longer the run; then those that still live close ranks.
+    Lanes go on ``width`` at a time for a stage of a few passes, which are more the longer the run; then those that still live
+    close ranks. A stage is never cut: which lanes go on together does not depend on how a run is divided into calls.
 
     Args:
       advance: (indices of lanes, those lanes, the passes that each may take at most) -> the same lanes further on.
       lanes: a pytree of arrays with a leading axis of L lanes.
       carry_of: lanes -> their carries.
-      passes: most passes of each lane.
-      width: lanes that go on together; L or more for all at once.
+      taken: passes that lanes which still live have taken.
+      passes: go on for so many, and to the end of a stage.
+      most: passes of each lane in all.
+      width: lanes that go on together; L or more for all at once, to exactly ``passes``.
+
+    Returns:
+      The passes taken, and the lanes.
     """
-    limit = carry_of(lanes).n_iter + jnp.asarray(passes, jnp.int32)
+
+    def left(lanes: T) -> Array:
+        return jnp.asarray(most, jnp.int32) - carry_of(lanes).n_iter
 
     def live(lanes: T) -> Array:
-        return (carry_of(lanes).status == Status.ITERATION_LIMIT) & (carry_of(lanes).n_iter < limit)
+        return (carry_of(lanes).status == Status.ITERATION_LIMIT) & (left(lanes) > 0)
 
     def visit_all(state: tuple[Array, T]) -> tuple[Array, T]:
         taken, lanes = state
         stage = jnp.maximum(SHORTEST_STAGE, taken // STAGES_SHARE)
 
         def further(index: Array, group: T) -> T:
-            return advance(index, group, jnp.minimum(stage, limit[index] - carry_of(group).n_iter))
+            return advance(index, group, jnp.minimum(stage, left(group)))
 
         alive = live(lanes)
         return taken + stage, in_groups(
             further, jnp.argsort(~alive, stable=True), jnp.sum(alive, dtype=jnp.int32), width, lanes
         )
 
-    if width >= limit.shape[0]:
-        return advance(jnp.arange(limit.shape[0], dtype=jnp.int32), lanes, limit - carry_of(lanes).n_iter)
-    taken = varying_with(jnp.zeros((), jnp.int32), limit)
-    return lax.while_loop(lambda state: jnp.any(live(state[1])), visit_all, (taken, lanes))[1]
+    n_lanes = carry_of(lanes).status.shape[0]
+    taken, passes = jnp.asarray(taken, jnp.int32), jnp.asarray(passes, jnp.int32)
+    if width >= n_lanes:
+        everyone = jnp.arange(n_lanes, dtype=jnp.int32)
+        return taken + passes, advance(everyone, lanes, jnp.minimum(passes, left(lanes)))
+    until = taken + passes
+    start = varying_with(taken, carry_of(lanes).n_iter)
+    return lax.while_loop(lambda state: (state[0] < until) & jnp.any(live(state[1])), visit_all, (start, lanes))
 
 
 def in_groups(function: Callable[[Array, T], T], order: Array, n: Array | int, width: int, rows: T) -> T:

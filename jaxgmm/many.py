@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,10 @@ from jaxgmm.result import FitResult
 from jaxgmm.structures import Structure, get_structure
 
 CHUNK_BYTES = 1 << 26
-"""Bytes of the samples of the data sets that are on the device at once."""
+"""Bytes of the data sets that are on the device at once, their samples and the states of their lanes."""
+
+STATES = 4
+"""How often a lane's parameters are held: as state, as sums, as the next of both."""
 
 SMALLEST_BUCKET = 16
 
@@ -33,7 +37,7 @@ class Chunk(NamedTuple):
     place: np.ndarray  # (m,) their places in the caller's order
     X: Any  # (C, N, D)
     weight: Any  # (C, N) or None
-    offset: np.ndarray | None  # (m, D) what was subtracted
+    offset: np.ndarray | None  # (C, D) what was subtracted
 
 
 def fit_many(
@@ -55,18 +59,20 @@ def fit_many(
 ) -> FitResult:
     """Fit a mixture to each of many data sets.
 
-    Data set i gets what ``fit(jax.random.fold_in(key, i), X[i], n_components, ...)`` would give it, up to rounding, in a
-    fraction of the time: all advance side by side, and those that have ended drop out. Values are not checked one by one: a
-    data set with NaN ends in ``Status.NONFINITE``, one with fewer samples than components in ``Status.DEGENERATE``, and the
-    others do not notice. Runs on the host, in chunks of bounded memory; inside ``jit`` use ``jax.vmap`` over ``fit``.
+    Data set i gets what ``fit(jax.random.fold_in(key, i), X[i], n_components, ...)`` would give it, up to rounding and to
+    which of equally likely restarts wins, in a fraction of the time: all advance side by side, and those that have ended drop
+    out. A data set with NaN ends in ``Status.NONFINITE``, one with fewer samples than components in ``Status.DEGENERATE``, and
+    the others do not notice. Data sets of other sizes are other programs: sizes are rounded up to 16, 24, 32, 48, 64, ..., and
+    each of these that occurs is compiled. Runs on the host, in chunks of bounded memory; inside ``jit`` use ``jax.vmap`` over
+    ``fit``.
 
     Args:
       key: random key.
-      X: (M, N, D) samples of M data sets; or a sequence of M arrays (N_i, D), N_i from one up; or, with ``groups``, a table
-        (N, D) of all samples.
+      X: (M, N, D) samples of M data sets; or a sequence of M arrays (N_i, D), N_i from one up, computed in the widest of
+        their dtypes; or, with ``groups``, a table (N, D) of all samples.
       n_components: K, the same for all.
       groups: (N,) which data set each row of X belongs to; the data sets come in the order of ``np.unique(groups)``.
-      sample_weight: weights in the shape of X without its last axis.
+      sample_weight: weights in the shape of X without its last axis; in a sequence None stands for ones.
       progress: show a bar (needs tqdm, in the extra ``cli``).
       covariance_type, n_restarts, init, tol, max_iter, covariance_floor, accelerate, trace: see ``fit``; ``init`` by name.
 
@@ -74,7 +80,8 @@ def fit_many(
       A ``FitResult`` whose arrays have a leading axis of M, for example ``params.means`` (M, K, D).
 
     Raises:
-      ValueError: shapes that do not fit together, an empty data set, options outside their range.
+      ValueError: shapes that do not fit together, an empty data set or one without weight, groups that are missing, options
+        outside their range, X so large or small that its squares leave the range of its dtype.
 
     >>> import jax, jaxgmm
     >>> X = jax.random.normal(jax.random.key(0), (3, 50, 2))
@@ -82,24 +89,28 @@ def fit_many(
     (3, 2, 2)
     """
     key = checks.check_key(key)
-    if checks.is_traced(key, X, sample_weight):
-        raise ValueError("fit_many runs on the host; inside jit use jax.vmap(jaxgmm.fit) over keys and data sets.")
+    advice = "inside jit use jax.vmap(jaxgmm.fit) over keys and data sets"
+    checks.refuse_trace("fit_many", advice, key, X, sample_weight)
     n_components = checks.check_int("n_components", n_components, 1)
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     structure = get_structure(covariance_type)
     checks.check_choice("init", init, METHODS)
     sets, weights = _sets(X, sample_weight, groups)
-    floor, tol, passes, accelerate, trace = check_options(sets[0], tol, max_iter, covariance_floor, accelerate, trace)
+    options = check_options(sets[0], tol, max_iter, covariance_floor, accelerate, trace)
+    checks.refuse_trace("fit_many", advice, options)
+    floor, tol, passes, accelerate, trace = options
     finished = _counter(len(sets), progress)
     ends: list[tuple[np.ndarray, FitResult]] = []
-    for chunk in _chunks(sets, weights):
+    n_features = sets[0].shape[1]
+    of_state = STATES * n_restarts * (math.prod(structure.shape(n_components, n_features)) + n_components * (n_features + 2))
+    for chunk in _chunks(sets, weights, of_state):
         n_sets = chunk.X.shape[0]
         n_lanes, n_live = n_sets * n_restarts, len(chunk.place) * n_restarts
         data = Data(chunk.X, chunk.weight, jnp.arange(n_lanes, dtype=jnp.int32) // n_restarts)
         plan = Plan(structure, n_components, init, accelerate, trace, width=batch.good_width(data, n_lanes, n_components))
         keys = _keys(key, jnp.asarray(np.resize(chunk.place, n_sets)), n_restarts)
         running = batch.begin(keys, data, None, None, n_live, floor, plan)
-        running = rounds(running, partial(batch.advance, data=data, tol=tol, plan=plan), int(passes), None)
+        running = rounds(running, partial(batch.advance, data=data, most=passes, tol=tol, plan=plan), int(passes), None)
         n_wanted = len(chunk.place)
         end = jax.tree.map(lambda leaf, n=n_wanted: np.asarray(leaf)[:n], batch.finish(running, n_restarts))
         if chunk.offset is not None:
@@ -115,42 +126,53 @@ def _sets(X: Any, sample_weight: Any, groups: Any) -> tuple[list[np.ndarray], li
     """The samples and the weights of each data set."""
     if groups is not None:
         table = np.asarray(checks.check_samples(X))
-        column = np.asarray(groups)
-        if column.shape != table.shape[:1]:
-            raise ValueError(f"groups must have shape ({len(table)},), one entry a row of X; got {column.shape}.")
-        _, member, count = np.unique(column, return_inverse=True, return_counts=True)
+        member, count = checks.check_groups(groups, len(table))
         rows, ends = np.argsort(member, kind="stable"), np.cumsum(count)[:-1]
         weight = checks.check_sample_weight(sample_weight, len(table))
-        return np.split(table[rows], ends), None if weight is None else np.split(np.asarray(weight)[rows], ends)
+        sets = np.split(table[rows], ends)
+        return sets, None if weight is None else _weights(sets, np.split(np.asarray(weight)[rows], ends))
     if getattr(X, "ndim", None) == 3:
         X = checks.check_array("X", X)
         sets = list(np.asarray(checks.check_samples(X.reshape(-1, X.shape[-1]))).reshape(X.shape)) if X.size else list(X)
     else:
         if not isinstance(X, Sequence):
             raise ValueError("X must be an array (M, N, D), a sequence of arrays (N_i, D), or a table (N, D) with groups.")
-        sets = [np.asarray(checks.check_samples(x)) for x in X]
+        sets = []
+        for i, x in enumerate(X):
+            with checks.of_data_set(i):
+                sets.append(np.asarray(checks.check_samples(x)))
     if not sets or 0 in sets[0].shape:
         raise ValueError("X must hold at least one data set, with at least one sample and one feature.")
     if len({x.shape[1] for x in sets}) > 1:
         raise ValueError(f"X holds data sets of {sorted({x.shape[1] for x in sets})} features; all must have the same.")
     if sample_weight is None:
         return sets, None
-    if len(sample_weight) != len(sets):
-        raise ValueError(f"sample_weight is for {len(sample_weight)} data sets, X for {len(sets)}.")
-    pairs = zip(sample_weight, sets, strict=True)
-    return sets, [np.asarray(checks.check_sample_weight(w, len(x))) for w, x in pairs]
+    if not hasattr(sample_weight, "__len__") or len(sample_weight) != len(sets):
+        came = f"{len(sample_weight)} of them" if hasattr(sample_weight, "__len__") else repr(sample_weight)
+        raise ValueError(f"sample_weight must hold an array of weights for each of {len(sets)} data sets; got {came}.")
+    return sets, _weights(sets, sample_weight)
 
 
-def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None) -> Iterator[Chunk]:
-    """Data sets of like sizes together, in chunks of bounded memory."""
+def _weights(sets: list[np.ndarray], given: Any) -> list[np.ndarray]:
+    """The weights of each data set, checked."""
+    weights = []
+    for i, (x, weight) in enumerate(zip(sets, given, strict=True)):
+        with checks.of_data_set(i):
+            weights.append(np.asarray(checks.check_sample_weight(np.ones(len(x)) if weight is None else weight, len(x))))
+    return weights
+
+
+def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None, of_state: int) -> Iterator[Chunk]:
+    """Data sets of like sizes together, in chunks of bounded memory; each has ``of_state`` numbers besides its samples."""
     sizes = np.array([len(x) for x in sets])
     buckets = sizes if np.ptp(sizes) == 0 else _bucket(sizes)
-    wide = np.result_type(*{x.dtype for x in sets})
+    halves = {x.dtype for x in sets if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4}
+    wide = np.result_type(*({x.dtype for x in sets} - halves), *([np.float32] if halves else []))
     dtype = float_dtype(np.empty(0, wide))
     n_features = sets[0].shape[1]
     for size in np.unique(buckets):
         members = np.flatnonzero(buckets == size)
-        most = _power_of_two(max(1, CHUNK_BYTES // int(size * n_features * dtype.itemsize)))
+        most = _power_of_two(max(1, CHUNK_BYTES // int((size * n_features + of_state) * dtype.itemsize)))
         for first in range(0, len(members), most):
             index = members[first : first + most]
             n_sets = _power_of_two(2 * len(index) - 1)  # the next one up
@@ -159,11 +181,21 @@ def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None) -> Iterato
             for row, member in enumerate(index):
                 X[row, : sizes[member]] = sets[member]
                 weight[row, : sizes[member]] = 1 if weights is None else weights[member]
+            low, high = _bounds(X[: len(index)], weight[: len(index)])
+            total = weight[: len(index)].sum(axis=1, dtype=np.float64)
+            checks.check_range(low, high, sizes[index][:, None], total[:, None], dtype, index)
             offset = None
             if wide == np.float64 and dtype == np.float32:
                 X, offset = centred(X, weight)
             unpadded = weights is None and (sizes[index] == size).all()
             yield Chunk(index, jnp.asarray(X), None if unpadded else jnp.asarray(weight), offset)
+
+
+def _bounds(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest value (M, D) of each feature among the samples that have a weight."""
+    present = weight[:, :, None] > 0
+    low, high = np.where(present, X, np.inf).min(axis=1), np.where(present, X, -np.inf).max(axis=1)
+    return low.astype(np.float64), high.astype(np.float64)
 
 
 def _bucket(sizes: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ class Sweep(NamedTuple):
       aic, bic, icl: (G,) criteria, smaller is better.
       status: (G,) see ``Status``.
       results: the G fits, of NumPy arrays.
-      best: the place of the fit with the lowest criterion among those that ended well.
+      best: the place of the fit with the lowest criterion among those that ended finite and not degenerate.
     """
 
     covariance_type: np.ndarray
@@ -58,7 +58,7 @@ class Sweep(NamedTuple):
 def sweep(
     key: Array,
     X: ArrayLike,
-    n_components: Sequence[int] = range(1, 10),
+    n_components: int | Sequence[int] = range(1, 10),
     covariance_type: str | Structure | Sequence[str | Structure] = tuple(STRUCTURES),
     *,
     n_restarts: int = N_RESTARTS,
@@ -75,12 +75,12 @@ def sweep(
 
     The fit of K components is what ``fit(key, X, K, ...)`` gives, up to rounding. All numbers of components of a structure
     go on side by side as mixtures of the largest number, the components beyond K without weight, so a structure is compiled
-    once.
+    once. Runs on the host.
 
     Args:
       key: random key.
       X: (N, D) samples.
-      n_components: the numbers of components.
+      n_components: the numbers of components, or one.
       covariance_type: a structure or several.
       criterion: "bic", "aic" or "icl", what ``best`` is chosen by.
       callback: called with a ``Progress`` of the restarts of one structure after each round.
@@ -96,11 +96,14 @@ def sweep(
     2
     """
     key = checks.check_key(key)
+    advice = "inside jit use jaxgmm.fit for each number of components"
+    checks.refuse_trace("sweep", advice, key, X, sample_weight)
     data, offset = admit(X, sample_weight)
     n_present = checks.n_present(sample_weight, len(data.X))
-    counts = [checks.check_n_components(k, n_present) for k in n_components]
+    several_counts = n_components if isinstance(n_components, Iterable) else [n_components]
+    counts = [checks.check_n_components(k, n_present) for k in several_counts]
     if not counts or len(set(counts)) < len(counts):
-        raise ValueError(f"n_components must be different numbers, at least one; got {list(n_components)}.")
+        raise ValueError(f"n_components must be different numbers, at least one; got {counts}.")
     several = [covariance_type] if isinstance(covariance_type, (str, Structure)) else list(covariance_type)
     structures = [get_structure(one) for one in several]
     if not structures:
@@ -108,7 +111,9 @@ def sweep(
     checks.check_choice("init", init, METHODS)
     checks.check_choice("criterion", criterion, ["bic", "aic", "icl"])
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
-    floor, tol, passes, accelerate, trace = check_options(data.X, tol, max_iter, covariance_floor, accelerate, 0)
+    options = check_options(data.X, tol, max_iter, covariance_floor, accelerate, 0)
+    checks.refuse_trace("sweep", advice, options)
+    floor, tol, passes, accelerate, trace = options
     keys = _keys(key, n_restarts, len(counts))
     n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_restarts))
     n_lanes = len(keys)
@@ -118,7 +123,7 @@ def sweep(
     for structure in structures:
         plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(data, n_lanes, max(counts)))
         running = batch.begin(keys, data, None, n_used, n_lanes, floor, plan)
-        running = rounds(running, partial(batch.advance, data=data, tol=tol, plan=plan), int(passes), callback)
+        running = rounds(running, partial(batch.advance, data=data, most=passes, tol=tol, plan=plan), int(passes), callback)
         ends = batch.finish(running, n_restarts)
         certainty = np.asarray(_log_certainty(ends.params, data.X, data.weight), np.float64)
         ends = jax.tree.map(np.asarray, ends)  # slices of many shapes: NumPy compiles nothing for them
@@ -146,7 +151,7 @@ def sweep(
 
 
 def _best(criterion: np.ndarray, status: np.ndarray) -> int:
-    """The lowest criterion among the fits that ended well, else among those that ended finite."""
+    """The lowest criterion among the fits that ended finite and not degenerate, else among the finite ones."""
     rank = np.select([status == Status.NONFINITE, status == Status.DEGENERATE], [2, 1], 0)
     return int(np.lexsort((criterion, rank))[0])
 

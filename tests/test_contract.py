@@ -9,7 +9,7 @@ from structures import NAMES
 import jaxgmm
 from jaxgmm import contract, em
 
-N, D, K = 600, 3, 4
+N, D, K = 1000, 3, 4
 
 
 def separated(name, distance, dtype, correlation=0.9):

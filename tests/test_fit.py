@@ -213,6 +213,17 @@ def test_float64_input_without_x64_is_centred_first():
     np.testing.assert_allclose(far.log_likelihood, fit.log_likelihood, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:X is float64, but JAX computes in float32")
+def test_float64_input_is_centred_under_weights_that_are_traced():
+    X, _ = blobs(np.float64)
+    weight = np.ones(len(X), np.float32)
+
+    def fit(w):
+        return jaxgmm.fit(KEY, X + 1e6, 2, sample_weight=w, n_restarts=1, max_iter=20, init="random_from_data")
+
+    np.testing.assert_allclose(jax.jit(fit)(weight).log_likelihood, fit(weight).log_likelihood, rtol=1e-5)
+
+
 def test_shard_map_on_two_devices_equals_one(x64):
     X, w, start = random_samples(n=40), random_weight(n=40), random_mixture("full")
     options = {"tol": 1e-9, "max_iter": 30}

@@ -17,7 +17,7 @@ FLOORS = {
     4: ["clusters", "initial", "lanes", "batch", "density", "criteria"],
     5: ["fitting"],
     6: ["many", "selection"],
-    7: ["io", "plotting", "tables"],
+    7: ["cache", "io", "plotting", "tables"],
     8: ["cli"],
 }
 # Within a floor, who may be seen by whom.
@@ -27,7 +27,7 @@ STEPS = {
     "contract": {"params", "sums"},
     "result": {"params"},
     "initial": {"clusters"},
-    "batch": {"initial", "lanes"},
+    "batch": {"clusters", "initial", "lanes"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -7,7 +7,7 @@ import pytest
 from structures import random_samples
 
 import jaxgmm
-from jaxgmm import Status, batch, initial, loop, many
+from jaxgmm import Status, batch, fitting, initial, loop, many
 from jaxgmm.structures import get_structure
 
 KEY = jax.random.key(0)
@@ -81,7 +81,14 @@ def test_weights_go_along(sets):
         ({"X": [np.zeros((5, 2)), np.zeros((5, 3))]}, r"features; all must have the same"),
         ({"X": [np.zeros((5, 2)), np.zeros((0, 2))]}, "at least one sample"),
         ({"X": np.zeros((5, 2)), "groups": np.zeros(4)}, r"groups must have shape \(5,\)"),
-        ({"X": np.zeros((2, 5, 2)), "sample_weight": np.ones((3, 5))}, "3 data sets, X for 2"),
+        ({"X": np.zeros((2, 5, 2)), "sample_weight": np.ones((3, 5))}, "for each of 2 data sets; got 3"),
+        ({"X": [np.zeros((5, 2)), np.zeros(5)]}, r"data set 1: X must have shape \(N, D\)"),
+        ({"X": np.zeros((2, 5, 2)), "sample_weight": np.repeat([[1.0], [0.0]], 5, 1)}, "data set 1: sample_weight is zero"),
+        ({"X": np.zeros((2, 5, 2)), "sample_weight": 1.0}, "for each of 2 data sets; got 1.0"),
+        ({"X": np.array([1e-25, 1.0])[:, None, None] * np.ones((2, 5, 2)) * np.arange(5)[:, None]}, "column 0 of data set 0"),
+        ({"X": np.zeros((3, 2)), "groups": ["a", None, "b"]}, "groups is missing for 1 of 3 rows, first row 1"),
+        ({"X": np.zeros((3, 2)), "groups": [0.0, 1.0, np.nan]}, "groups is missing for 1 of 3 rows"),
+        ({"X": np.zeros((3, 2)), "groups": np.array(["a", 1, "b"], object)}, "groups must hold entries of one kind"),
         ({"X": np.zeros((2, 5, 2)), "init": "labels"}, "init must be one of"),
         ({"X": np.zeros((2, 5, 2)), "n_components": 0}, "n_components must be at least 1"),
     ],
@@ -135,11 +142,46 @@ def test_lanes_that_have_ended_are_left_alone():
         return group._replace(state=group.state + 1, n_iter=n_iter, status=ended)
 
     for width in (1, 2, 3, 7, 9):
-        end = jax.jit(lambda c, width=width: loop.run_lanes(advance, c, lambda c: c, 25, width))(carry)
+        _, end = jax.jit(lambda c, width=width: loop.run_lanes(advance, c, lambda c: c, 0, 25, 25, width))(carry)
         assert end.n_iter.tolist() == [1, 25, 2, 9, 25, 0, 3]
         if width == 1:
             assert end.state[0] == 1  # one stage of four passes
             assert end.state[5] == 0
+
+
+def test_weights_may_be_given_for_some_sets_only(sets):
+    weights = [None, np.ones(len(sets[1])), *[None] * 3]
+    some = jaxgmm.fit_many(KEY, sets, 2, sample_weight=weights, **DIAG)
+    none = jaxgmm.fit_many(KEY, sets, 2, **DIAG)
+    np.testing.assert_allclose(some.log_likelihood, none.log_likelihood, rtol=1e-5)
+
+
+def test_what_runs_on_the_host_refuses_a_trace():
+    X = random_samples()
+    for call in (
+        lambda x: jaxgmm.sweep(KEY, x, 2),
+        lambda x: jaxgmm.sweep(KEY, X, 2),
+        lambda x: jaxgmm.fit_many(KEY, X[None], 2),
+    ):
+        with pytest.raises(ValueError, match="runs on the host, and cannot be traced; inside jit use"):
+            jax.eval_shape(call, X)
+
+
+@pytest.mark.slow
+def test_the_length_of_rounds_changes_nothing(monkeypatch):
+    """Lanes in groups, some of which need the centred form: who goes on with whom is not a matter of time."""
+    rng = np.random.default_rng(1)
+    centres = np.concatenate([rng.normal(0, 3, (12, 3)), rng.normal(0, 9, (4, 3))])
+    scale = np.repeat([1.0, 0.2], [12 * 40, 4 * 40])[:, None]
+    X = (np.repeat(centres, 40, axis=0) + scale * rng.normal(size=(640, 3))).astype(np.float32)
+    ends = []
+    for seconds in (1e-9, 0.02, 1e9):
+        monkeypatch.setattr(fitting, "ROUND_SECONDS", seconds)
+        ends.append(
+            jaxgmm.fit(KEY, X, 16, covariance_type="diag", n_restarts=24, tol=1e-5, max_iter=150, init="random_from_data")
+        )
+    for other in ends[1:]:
+        jax.tree.map(np.testing.assert_array_equal, ends[0], other)
 
 
 def test_groups_are_small_and_at_least_one():
