@@ -213,6 +213,7 @@ def test_float64_input_without_x64_is_centred_first():
     np.testing.assert_allclose(far.log_likelihood, fit.log_likelihood, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:X is float64, but JAX computes in float32")
 def test_float64_input_is_centred_under_weights_that_are_traced():
     X, _ = blobs(np.float64)
