@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Bool, Float, Integer
 
-from jaxgmm.numerics import apply_if, contract
+from jaxgmm.numerics import apply_if, contract, varying_with
 
 T = TypeVar("T")
 
@@ -250,8 +250,30 @@ def each(function: Callable[..., T], cov: Array, *shared: Array) -> T:
 def inverse_root(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, ""]]:
     """W with W cov W^T = 1 (the inverse of the Cholesky factor), and ln |cov|."""
     root = jnp.linalg.cholesky(cov)
-    inverse = jax.scipy.linalg.solve_triangular(root, jnp.eye(cov.shape[-1], dtype=cov.dtype), lower=True)
-    return inverse, 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
+    return inverse_lower(root), 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
+
+
+@jax.custom_jvp
+def inverse_lower(root: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """The inverse of a lower triangular matrix, by forward substitution.
+
+    The solver of JAX on a CPU is that of OpenBLAS, whose threads stay awake for a while beside those of XLA: the pass after
+    it took 20 to 30 % longer (100,000 x 32, K = 32).
+    """
+    n = root.shape[-1]
+
+    def substitute(row: Array, inverse: Float[Array, "D D"]) -> Float[Array, "D D"]:
+        unit = (jnp.arange(n, dtype=jnp.int32) == row).astype(root.dtype)
+        found = (unit - contract("j,jk->k", root[row], inverse)) / root[row, row]
+        return inverse.at[row].set(found)
+
+    return jax.lax.fori_loop(0, n, substitute, varying_with(jnp.zeros_like(root), root))
+
+
+@inverse_lower.defjvp
+def _inverse_lower_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    inverse = inverse_lower(primals[0])
+    return inverse, -contract("ij,jk,kl->il", inverse, jnp.tril(tangents[0]), inverse)
 
 
 def least_relative_eigenvalue(cov: Float[Array, "D D"], pooled: Float[Array, "D D"]) -> Float[Array, ""]:
