@@ -124,7 +124,7 @@ def test_every_method_starts_every_structure_from_awkward_samples(method):
         "three values": np.repeat([[0.0, 0], [1, 2], [5, 5]], 3, axis=0),
     }
     X = np.stack(list(samples.values())).astype(np.float32)
-    for name in ("full", "spherical"):
+    for name in ("full", "spherical") if method == "kmeans" else ("full",):
         starts = jax.jit(jax.vmap(lambda X, name=name: jaxgmm.initialise(KEY, X, 3, method=method, covariance_type=name)))(X)
         for what, lane in zip(samples, range(len(X)), strict=True):
             for leaf in jax.tree.leaves(starts):

@@ -52,9 +52,11 @@ def test_density_is_scipys(name, dtype):
 
 
 def test_dtype_is_that_of_x(name, dtype):
-    params, X = random_mixture(name), random_samples()
-    fit = jaxgmm.fit_from(params, X, max_iter=2)
-    for leaf in jax.tree.leaves((fit.params, fit.log_likelihood, jaxgmm.e_step(params, X), jaxgmm.statistics(params, X))):
+    def everything(params, X):
+        fit = jaxgmm.fit_from(params, X)
+        return fit.params, fit.log_likelihood, jaxgmm.e_step(params, X), jaxgmm.statistics(params, X)
+
+    for leaf in jax.tree.leaves(jax.eval_shape(everything, random_mixture(name), random_samples())):
         assert leaf.dtype == dtype
 
 
@@ -104,7 +106,7 @@ def test_free_coordinates_are_a_bijection(name, dtype):
     np.testing.assert_allclose(params.structure.from_free(there, unit), params.cov, rtol=rtol(), atol=rtol())
 
 
-def test_sums_add(name, dtype):
+def test_sums_add(name, dtype_float32_slow):
     params, X, w = random_mixture(name), random_samples(), random_weight()
     whole = jaxgmm.statistics(params, X, sample_weight=w)
     parts = jaxgmm.statistics(params, X[:9], sample_weight=w[:9]) + jaxgmm.statistics(params, X[9:], sample_weight=w[9:])
@@ -113,7 +115,7 @@ def test_sums_add(name, dtype):
         np.testing.assert_allclose(a, b, rtol=rtol(), atol=rtol() * N, err_msg=field)
 
 
-@pytest.mark.parametrize("size", [1, 7, 8, 23])
+@pytest.mark.parametrize("size", [1, 7])
 def test_block_size_changes_only_rounding(name, size, x64):
     params, X, w = random_mixture(name), random_samples(), random_weight()
     whole = jaxgmm.statistics(params, X, sample_weight=w)
