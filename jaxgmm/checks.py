@@ -168,12 +168,9 @@ def check_groups(groups: ArrayLike, n_samples: int) -> tuple[np.ndarray, np.ndar
     column = np.asarray(groups)
     if column.shape != (n_samples,):
         raise ValueError(f"groups must have shape ({n_samples},), one entry a row of X; got {column.shape}.")
+    missing = np.not_equal(column, column)  # NaN and NaT differ from themselves
     if column.dtype == object:  # None, and what the makers of tables write for it
         missing = np.array([not isinstance(v, str) and str(v) in ("None", "nan", "NaT", "<NA>") for v in column], bool)
-    else:
-        missing = (
-            np.isnat(column) if column.dtype.kind in "mM" else np.isnan(column) if column.dtype.kind == "f" else np.array(False)
-        )
     if missing.any():
         raise ValueError(
             f"groups is missing for {missing.sum()} of {n_samples} rows, first row {int(np.argmax(missing))}. "

@@ -196,7 +196,7 @@ def returned(result: FitResult, offset: np.ndarray | None) -> FitResult:
     """The result with its means in the caller's units."""
     if offset is None:
         return result
-    return result._replace(params=replace(result.params, means=result.params.means + offset[None].astype(np.float32)))
+    return result._replace(params=replace(result.params, means=result.params.means + offset[..., None, :].astype(np.float32)))
 
 
 def check_options(

@@ -111,7 +111,7 @@ def first_mixture(
     if isinstance(given, Clusters):
         return from_clusters(*looked_at(X, weight, n_components), given, n_used, structure)
     if given is None:
-        return METHODS[name](key, X, weight, n_used, n_components, structure)
+        return DRAWN[name](key, X, weight, n_used, n_components, structure)
     gamma = jax.nn.one_hot(given, n_components, dtype=weight.dtype) if given.ndim == 1 else given.astype(weight.dtype)
     return from_responsibilities(X, weight, gamma, n_used, structure)
 
@@ -156,22 +156,6 @@ def from_responsibilities(
     rough = maximise(single, moments(structure, single.means, (X, gamma), weight, given))
     about = GMMParams(single.weights, rough.means, single.cov, structure)
     return maximise(about, moments(structure, about.means, (X, gamma), weight, given), covariance_floor=GIVEN_FLOOR)
-
-
-def clustered(
-    key: Array,
-    X: Shaped[Array, "N D"],
-    weight: Float[Array, " N"],
-    n_used: Array | int,
-    n_components: int,
-    structure: Structure,
-    *,
-    lloyd: bool,
-) -> GMMParams:
-    """Moments of the clusters that k-means finds, or of the samples nearest to its seeds."""
-    X, weight = looked_at(X, weight, n_components)
-    clusters = find_clusters(key, X, weight, n_used, structure.least_weight(X.shape[1]), n_components, lloyd)
-    return from_clusters(X, weight, clusters, n_used, structure)
 
 
 def looked_at(
@@ -219,11 +203,12 @@ def random_responsibilities(
 CLUSTERINGS = {"kmeans": True, "k-means++": False}
 """The methods that start from clusters, and whether Lloyd's passes follow."""
 
-METHODS: dict[str, Callable[[Array, Array, Array, Array | int, int, Structure], GMMParams]] = {
-    **{name: partial(clustered, lloyd=lloyd) for name, lloyd in CLUSTERINGS.items()},
+DRAWN: dict[str, Callable[[Array, Array, Array, Array | int, int, Structure], GMMParams]] = {
     "random_from_data": random_from_data,
     "random": random_responsibilities,
 }
+
+METHODS = (*CLUSTERINGS, *DRAWN)
 
 
 def alike(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks
 from jaxgmm.batch import Data, Plan
-from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, rounds
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, returned, rounds
 from jaxgmm.initial import METHODS
 from jaxgmm.numerics import float_dtype
 from jaxgmm.result import FitResult
@@ -67,7 +66,7 @@ def fit_many(
     ``fit``.
 
     Args:
-      key: random key.
+      key: random key; see ``fit``.
       X: (M, N, D) samples of M data sets; or a sequence of M arrays (N_i, D), N_i from one up, computed in the widest of
         their dtypes; or, with ``groups``, a table (N, D) of all samples.
       n_components: K, the same for all.
@@ -113,10 +112,7 @@ def fit_many(
         running = rounds(running, partial(batch.advance, data=data, most=passes, tol=tol, plan=plan), int(passes), None)
         n_wanted = len(chunk.place)
         end = jax.tree.map(lambda leaf, n=n_wanted: np.asarray(leaf)[:n], batch.finish(running, n_restarts))
-        if chunk.offset is not None:
-            offset = chunk.offset[:n_wanted, None].astype(np.float32)
-            end = end._replace(params=replace(end.params, means=end.params.means + offset))
-        ends.append((chunk.place, end))
+        ends.append((chunk.place, returned(end, None if chunk.offset is None else chunk.offset[:n_wanted])))
         finished(n_wanted)
     place = np.argsort(np.concatenate([index for index, _ in ends]))
     return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[place]), *[end for _, end in ends])
@@ -147,8 +143,9 @@ def _sets(X: Any, sample_weight: Any, groups: Any) -> tuple[list[np.ndarray], li
         raise ValueError(f"X holds data sets of {sorted({x.shape[1] for x in sets})} features; all must have the same.")
     if sample_weight is None:
         return sets, None
-    if not hasattr(sample_weight, "__len__") or len(sample_weight) != len(sets):
-        came = f"{len(sample_weight)} of them" if hasattr(sample_weight, "__len__") else repr(sample_weight)
+    several = isinstance(sample_weight, Sequence) or getattr(sample_weight, "ndim", 0) > 0
+    if not several or len(sample_weight) != len(sets):
+        came = f"{len(sample_weight)} of them" if several else repr(sample_weight)
         raise ValueError(f"sample_weight must hold an array of weights for each of {len(sets)} data sets; got {came}.")
     return sets, _weights(sets, sample_weight)
 

@@ -78,7 +78,7 @@ def sweep(
     once. Runs on the host.
 
     Args:
-      key: random key.
+      key: random key; see ``fit``.
       X: (N, D) samples.
       n_components: the numbers of components, or one.
       covariance_type: a structure or several.

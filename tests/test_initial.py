@@ -115,7 +115,7 @@ def test_labels_are_hard_responsibilities(name, x64):
 
 
 @pytest.mark.parametrize("method", ["kmeans", K_MEANS_SEEDS, "random_from_data", "random"])
-def test_every_method_starts_every_structure_from_awkward_samples(method):
+def test_every_method_starts_from_awkward_samples(method):
     samples = {
         "one value": np.ones((9, 2)),
         "constant column": np.stack([np.arange(9.0), np.ones(9)], axis=1),

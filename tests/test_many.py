@@ -85,6 +85,7 @@ def test_weights_go_along(sets):
         ({"X": [np.zeros((5, 2)), np.zeros(5)]}, r"data set 1: X must have shape \(N, D\)"),
         ({"X": np.zeros((2, 5, 2)), "sample_weight": np.repeat([[1.0], [0.0]], 5, 1)}, "data set 1: sample_weight is zero"),
         ({"X": np.zeros((2, 5, 2)), "sample_weight": 1.0}, "for each of 2 data sets; got 1.0"),
+        ({"X": np.zeros((2, 5, 2)), "sample_weight": np.array(1.0)}, r"for each of 2 data sets; got array\(1\.\)"),
         ({"X": np.array([1e-25, 1.0])[:, None, None] * np.ones((2, 5, 2)) * np.arange(5)[:, None]}, "column 0 of data set 0"),
         ({"X": np.zeros((3, 2)), "groups": ["a", None, "b"]}, "groups is missing for 1 of 3 rows, first row 1"),
         ({"X": np.zeros((3, 2)), "groups": [0.0, 1.0, np.nan]}, "groups is missing for 1 of 3 rows"),
@@ -121,9 +122,15 @@ def test_a_sweep_is_the_fits_of_its_grid(names):
 @pytest.mark.parametrize("name", ["kmeans", pytest.param("k-means++", marks=pytest.mark.slow), "random_from_data", "random"])
 def test_components_not_in_use_change_nothing(name, x64):
     """A mixture of two inside an array of four is the mixture of two, start by start."""
-    X, weight = jnp.asarray(random_samples(n=40)), jnp.ones(40)
-    start = jax.jit(initial.METHODS[name], static_argnums=(4, 5))
-    narrow, wide = (start(KEY, X, weight, jnp.int32(2), k, get_structure("full")) for k in (2, 4))
+    X, full = jnp.asarray(random_samples(n=40)), get_structure("full")
+
+    def start(k):
+        given = None
+        if name in initial.CLUSTERINGS:
+            given = initial.first_clusters(KEY, X, None, jnp.int32(2), full.least_weight(2), k, initial.CLUSTERINGS[name])
+        return initial.first_mixture(KEY, X, None, given, jnp.int32(2), name, k, full)
+
+    narrow, wide = start(2), start(4)
     assert wide.weights[2:].tolist() == [0, 0]
     for a, b in ((narrow.weights, wide.weights), (narrow.means, wide.means), (narrow.cov, wide.cov)):
         np.testing.assert_allclose(b[:2], a, rtol=1e-9, atol=1e-12)
@@ -147,6 +154,24 @@ def test_lanes_that_have_ended_are_left_alone():
         if width == 1:
             assert end.state[0] == 1  # one stage of four passes
             assert end.state[5] == 0
+
+
+def test_chunks_count_the_states_of_lanes(sets, monkeypatch):
+    monkeypatch.setattr(many, "CHUNK_BYTES", 4 * 4 * (30 * 2 + 40))
+    same = [sets[0]] * 8
+    assert [len(chunk.place) for chunk in many._chunks(same, None, 40)] == [4, 4]
+    assert [len(chunk.place) for chunk in many._chunks(same, None, 140)] == [2, 2, 2, 2]
+
+
+@pytest.mark.slow
+def test_a_sweep_compiles_clusters_once_for_all_structures():
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **about: compiled.append(about.get("fun_name")) if event.endswith("backend_compile_duration") else None
+    )
+    jaxgmm.sweep(KEY, random_samples(n=41), (1, 2), ("diag", "spherical"), n_restarts=2, max_iter=2)
+    assert sum("_clusters" in str(name) for name in compiled) == 1
+    assert sum("advance" in str(name) for name in compiled) == 2
 
 
 def test_none_among_weights_stands_for_ones(sets):

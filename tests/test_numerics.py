@@ -30,3 +30,12 @@ def test_compensated_sums_pass_on_what_is_not_finite(value):
 def test_compensated_sums_have_the_derivative_of_a_sum():
     gradient = jax.grad(lambda x: numerics.sum_compensated(x, 0.5 * x)[0])(jnp.asarray([1.0, 2.0, 4.0]))
     np.testing.assert_allclose(gradient, 1.5)
+
+
+@pytest.mark.parametrize("n", [10, 100, 16384])
+def test_an_even_sequence_leaves_no_gap(n):
+    """Between neighbours there is never more than about twice the mean distance."""
+    numbers = np.sort(np.asarray(numerics.evenly(n, jnp.dtype(np.float32))))
+    assert numbers[0] >= 0
+    assert numbers[-1] < 1
+    assert np.diff(np.append(numbers, numbers[0] + 1)).max() < 3 / n
