@@ -14,7 +14,7 @@ from jaxgmm import blocks, loop
 from jaxgmm.contract import moments
 from jaxgmm.numerics import apply_if, contract, evenly, place, varying_with
 from jaxgmm.structures import get_structure
-from jaxgmm.structures.base import inverse_root
+from jaxgmm.structures.matrices import inverse_root
 
 LEAST_RIDGE = 1e-6
 """Added to the covariance that whitens, in units of each feature's variance: copied or constant features stay harmless."""
@@ -64,7 +64,7 @@ class Frame(NamedTuple):
 
     def unwhite(self, centres: Float[Array, "K D"]) -> Float[Array, "K D"]:
         """Centres in data units, less the mean."""
-        return jax.scipy.linalg.solve_triangular(self.whitener, centres.T, lower=True).T
+        return contract("ij,lj,kl->ki", self.cov, self.whitener, centres)  # W cov W^T = 1, so cov W^T is the way back
 
 
 def whole(X: Shaped[Array, "N D"], weight: Float[Array, " N"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:

@@ -49,6 +49,21 @@ def test_forms_agree_in_double_precision(name, form, x64):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-10)
 
 
+@pytest.mark.parametrize("n_features", [3, 26])
+def test_products_stand_for_the_outer_product(n_features):
+    """In single products and in tiles, of which the last is not full."""
+    rng = np.random.default_rng(0)
+    x, gamma = rng.normal(size=(n_features, 5)), rng.uniform(size=(K, 5))
+    factor = np.tril(rng.normal(size=(K, n_features, n_features)))
+    x, gamma, factor = (jnp.asarray(a, jnp.float32) for a in (x, gamma, factor))
+    full = jaxgmm.structures.STRUCTURES["full"]
+    products = full.products(x)
+    square = full.square(full.precision(factor), x, products)
+    np.testing.assert_allclose(square, np.sum(np.square(factor @ x), axis=1), rtol=2e-4)
+    second = full.unpack(full.sum_products(gamma, x, products), n_features)
+    np.testing.assert_allclose(second, np.einsum("kb,ib,jb->kij", gamma, x, x), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("distance", [1.0, 10.0, 100.0, 1000.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_chosen_form_stays_within_its_budget(name, distance):

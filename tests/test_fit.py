@@ -420,3 +420,15 @@ def test_weights_that_sum_to_one_are_not_a_single_sample(x64):
     whole, share = fit(np.ones(60)), fit(np.full(60, 1 / 60))
     assert share.status == whole.status == Status.CONVERGED
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-8), share.params, whole.params)
+
+
+@pytest.mark.slow
+def test_factors_and_eigenvalues_do_not_wait_for_each_other():
+    """On two cores two batched LAPACK calls in one program wait for each other for ever: a process of its own can be ended."""
+    program = """if True:
+        import jax, jaxgmm
+        X = jax.random.normal(jax.random.key(0), (2000, 64))
+        result = jaxgmm.fit(jax.random.key(0), X, 20, n_restarts=1, covariance_floor=0.5, max_iter=5)
+        assert result.n_iter > 0
+    """
+    subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=200)

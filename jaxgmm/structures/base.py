@@ -17,15 +17,12 @@ from typing import ClassVar, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Float, Integer
 
-from jaxgmm.numerics import apply_if, contract, varying_with
+from jaxgmm.numerics import apply_if, contract
+from jaxgmm.structures.matrices import binds, clip, exp_cholesky, factors, log_cholesky
 
 T = TypeVar("T")
-
-ROUNDING_FLOOR = 8
-"""Least variance in any direction, in roundings of each feature's variance, times D: below it a Cholesky factor exists only by
-luck."""
 
 
 class Whitener(NamedTuple):
@@ -118,7 +115,8 @@ class Structure(abc.ABC):
 
     @abc.abstractmethod
     def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        """s^T |P_k| s and | |W_k| s |, with s^2 = diag Sigma_k + mu_k^2: how large the terms are that cancel."""
+        """How large the terms are that cancel, with s^2 = diag Sigma_k + mu_k^2: |W_k mu_k|^2 + D and the Frobenius norm of
+        s_i P_ij s_j together, and | |W_k| s |."""
 
     # The sums.
     @abc.abstractmethod
@@ -163,25 +161,27 @@ class Dense(Structure):
     def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
         shape = (*means.shape, means.shape[1])
         factor, cov = jnp.broadcast_to(factor, shape), jnp.broadcast_to(cov, shape)
-        spread = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1) + means * means)
-        precision = jnp.abs(contract("kli,klj->kij", factor, factor))
-        quadratic = contract("ki,kij,kj->k", spread, precision, spread)
-        linear = contract("kij,kj->ki", jnp.abs(factor), spread)
+        square = jnp.diagonal(cov, axis1=-2, axis2=-1) + means * means
+        precision = contract("kli,klj->kij", factor, factor)
+        terms = jnp.sqrt(contract("ki,kij,kj->k", square, precision * precision, square))
+        white = contract("kij,kj->ki", factor, means)
+        quadratic = jnp.sum(1 + white * white, axis=-1) + terms
+        linear = contract("kij,kj->ki", jnp.abs(factor), jnp.sqrt(square))
         return quadratic, jnp.sqrt(jnp.sum(linear * linear, axis=-1))
 
     def root(self, cov: Array) -> Array:
-        return jnp.linalg.cholesky(cov)
+        return each(factors, cov)[0]
 
     def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
         # What is not finite is left alone, for the status to tell of it; no floor means no bound.
-        wanted = jnp.any(each(_binds, cov, floor)) & jnp.all(floor > 0) & jnp.all(jnp.isfinite(cov))
-        return apply_if(wanted, lambda cov: each(_clip, cov, floor), cov)
+        bound = each(binds, cov, floor) & jnp.all(floor > 0) & jnp.all(jnp.isfinite(cov))
+        return apply_if(jnp.any(bound), lambda cov: jnp.where(bound[..., None, None], each(clip, cov, floor), cov), cov)
 
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
-        return each(_log_cholesky, cov, unit)
+        return each(log_cholesky, cov, unit)
 
     def from_free(self, free: Array, unit: Float[Array, " D"]) -> Array:
-        return each(_exp_cholesky, free, unit)
+        return each(exp_cholesky, free, unit)
 
 
 class Diagonal(Structure):
@@ -201,8 +201,9 @@ class Diagonal(Structure):
         return _by_feature(factor) * white, jnp.sum(white * white, axis=-1)
 
     def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        quadratic = jnp.sum(1 + (_by_feature(factor) * means) ** 2, axis=-1)
-        return quadratic, jnp.sqrt(quadratic)
+        terms = 1 + (_by_feature(factor) * means) ** 2
+        size = jnp.sum(terms, axis=-1)
+        return size + jnp.sqrt(jnp.sum(terms * terms, axis=-1)), jnp.sqrt(size)
 
     def products(self, x: Float[Array, "D B"]) -> Float[Array, "D B"]:
         return x * x
@@ -242,92 +243,3 @@ def _by_feature(factor: Array) -> Float[Array, "K J"]:
 def each(function: Callable[..., T], cov: Array, *shared: Array) -> T:
     """``function(matrix, *shared)`` for each of K matrices, or for the one matrix that all components share."""
     return jax.vmap(lambda matrix: function(matrix, *shared))(cov) if cov.ndim == 3 else function(cov, *shared)
-
-
-# One matrix at a time.
-
-
-def inverse_root(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, ""]]:
-    """W with W cov W^T = 1 (the inverse of the Cholesky factor), and ln |cov|."""
-    root = jnp.linalg.cholesky(cov)
-    return inverse_lower(root), 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
-
-
-@jax.custom_jvp
-def inverse_lower(root: Float[Array, "D D"]) -> Float[Array, "D D"]:
-    """The inverse of a lower triangular matrix, by forward substitution.
-
-    The solver of JAX on a CPU is that of OpenBLAS, whose threads stay awake for a while beside those of XLA: the pass after
-    it took 20 to 30 % longer (100,000 x 32, K = 32).
-    """
-    n = root.shape[-1]
-
-    def substitute(row: Array, inverse: Float[Array, "D D"]) -> Float[Array, "D D"]:
-        unit = (jnp.arange(n, dtype=jnp.int32) == row).astype(root.dtype)
-        found = (unit - contract("j,jk->k", root[row], inverse)) / root[row, row]
-        return inverse.at[row].set(found)
-
-    return jax.lax.fori_loop(0, n, substitute, varying_with(jnp.zeros_like(root), root))
-
-
-@inverse_lower.defjvp
-def _inverse_lower_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    inverse = inverse_lower(primals[0])
-    return inverse, -contract("ij,jk,kl->il", inverse, jnp.tril(tangents[0]), inverse)
-
-
-def least_relative_eigenvalue(cov: Float[Array, "D D"], pooled: Float[Array, "D D"]) -> Float[Array, ""]:
-    """Smallest eigenvalue of ``cov`` in the metric of ``pooled``."""
-    inverse, _ = inverse_root(pooled)
-    return jnp.linalg.eigvalsh(contract("ij,jk,lk->il", inverse, cov, inverse))[0]
-
-
-def _binds(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Bool[Array, ""]:
-    """Is Sigma - diag(floor) not positive definite? One Cholesky factor, far cheaper than eigenvalues."""
-    return jnp.isnan(jnp.linalg.cholesky(cov - jnp.diag(_bound(cov, floor)))).any()
-
-
-def _clip(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, "D D"]:
-    """Where the bound binds, raise the eigenvalues of ``cov``, in units of the bound, to one."""
-    unit = jnp.sqrt(_bound(cov, floor))
-    scale = unit[:, None] * unit[None, :]
-    return jnp.where(_binds(cov, floor), scale * _raise_eigenvalues(cov / scale), cov)
-
-
-@jax.custom_jvp
-def _raise_eigenvalues(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
-    """The symmetric matrix with eigenvalues below one raised to one."""
-    values, vectors = jnp.linalg.eigh(matrix)
-    half = vectors * jnp.sqrt(jnp.maximum(values, 1))[None, :]
-    return contract("ij,kj->ik", half, half)
-
-
-@_raise_eigenvalues.defjvp
-def _raise_eigenvalues_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """By divided differences of max(., 1) (Daleckii and Krein 1965): equal eigenvalues, where vectors turn, do no harm."""
-    values, vectors = jnp.linalg.eigh(primals[0])
-    raised = jnp.maximum(values, 1)
-    gap = values[:, None] - values[None, :]
-    apart = jnp.abs(gap) > jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
-    above = (values > 1).astype(values.dtype)
-    slope = (above[:, None] + above[None, :]) / 2
-    slope = jnp.where(apart, (raised[:, None] - raised[None, :]) / jnp.where(apart, gap, 1), slope)
-    turned = contract("ji,jk,kl->il", vectors, tangents[0], vectors)
-    half = vectors * jnp.sqrt(raised)[None, :]
-    return contract("ij,kj->ik", half, half), contract("ij,jk,lk->il", vectors, slope * turned, vectors)
-
-
-def _bound(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, " D"]:
-    """The floor, or what rounding needs of each feature's variance where that is more."""
-    rounding = ROUNDING_FLOOR * cov.shape[-1] * float(jnp.finfo(cov.dtype).eps)
-    return jnp.maximum(floor, rounding * jnp.diagonal(cov))
-
-
-def _log_cholesky(cov: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[Array, "D D"]:
-    root = jnp.linalg.cholesky(cov) / unit[:, None]
-    return jnp.tril(root, -1) + jnp.diag(jnp.log(jnp.diagonal(root)))
-
-
-def _exp_cholesky(free: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[Array, "D D"]:
-    root = (jnp.tril(free, -1) + jnp.diag(jnp.exp(jnp.diagonal(free)))) * unit[:, None]
-    return contract("ij,kj->ik", root, root)

@@ -10,7 +10,8 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from jaxgmm.numerics import contract, divide_or_keep
-from jaxgmm.structures.base import Dense, Whitener, each, inverse_root, least_relative_eigenvalue
+from jaxgmm.structures.base import Dense, Whitener, each
+from jaxgmm.structures.matrices import inverse_root, least_relative_eigenvalue
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,15 @@ class Full(Dense):
 
     def precision(self, factor: Array) -> Float[Array, "K F"]:
         precision = contract("kli,klj->kij", factor, factor)
-        row, column = np.triu_indices(factor.shape[-1])
-        return precision[:, row, column] * jnp.where(row == column, 1, 2).astype(factor.dtype)[None]
+        side, row, column = _pairs(factor.shape[-1])
+        times = np.where(row // side == column // side, 1, 2).astype(factor.dtype)  # on the diagonal a tile holds ij and ji
+        return precision.at[:, row, column].get(mode="fill", fill_value=0) * times[None]
 
     def products(self, x: Float[Array, "D B"]) -> Float[Array, "F B"]:
-        row, column = np.triu_indices(x.shape[0])
-        return x[row] * x[column]
+        side, row, _ = _pairs(x.shape[0])
+        tiles = jnp.pad(x, ((0, -x.shape[0] % side), (0, 0))).reshape(-1, side, x.shape[1])
+        left, right = np.triu_indices(len(tiles))
+        return (tiles[left][:, :, None] * tiles[right][:, None]).reshape(len(row), -1)
 
     def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "F B"]) -> Float[Array, "K B"]:
         return contract("kf,fb->kb", precision, products)
@@ -62,10 +66,10 @@ class Full(Dense):
         return contract("fb,kb->fk", products, gamma)  # the long side first: twice as fast on a CPU as its transpose
 
     def unpack(self, sums: Float[Array, "F K"], n_features: int) -> Float[Array, "K D D"]:
-        row, column = np.triu_indices(n_features)
-        place = np.zeros((n_features, n_features), np.int32)
+        _, row, column = _pairs(n_features)
+        place = np.zeros((row[-1] + 1, row[-1] + 1), np.int32)
         place[row, column] = place[column, row] = np.arange(len(row))
-        return jnp.moveaxis(sums[place], -1, 0)
+        return jnp.moveaxis(sums[place[:n_features, :n_features]], -1, 0)
 
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         return contract("ij,j->i", root[label], noise)
@@ -83,3 +87,19 @@ class Full(Dense):
 
     def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
         return each(least_relative_eigenvalue, cov, contract("k,kij->ij", weights, cov))
+
+
+def _pairs(n_features: int) -> tuple[int, np.ndarray, np.ndarray]:
+    """Side of a tile, and the features (i, j) of each product: the upper triangle of x x^T, cut into square tiles.
+
+    Tiles of 8 x 8 are formed faster than single products, though there are a fifth more of them at D = 32. A pass over 100,000
+    samples, products and multiplications, K = 32, float32, single / tiles: D = 16 18 / 27 ms; D = 24 41 / 36; D = 32 70 / 60;
+    D = 48 155 / 115; D = 64 280 / 190; D = 128, K = 16 1010 / 550.
+    """
+    side = 8 if n_features >= 24 else 1
+    left, right = np.triu_indices(-(-n_features // side))
+    within = np.arange(side)
+    row = side * left[:, None, None] + within[None, :, None]
+    column = side * right[:, None, None] + within[None, None, :]
+    row, column = np.broadcast_arrays(row, column)
+    return side, row.ravel(), column.ravel()

@@ -9,7 +9,8 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from jaxgmm.numerics import contract
-from jaxgmm.structures.base import Dense, Whitener, inverse_root
+from jaxgmm.structures.base import Dense, Whitener
+from jaxgmm.structures.matrices import inverse_root
 
 
 @dataclass(frozen=True)

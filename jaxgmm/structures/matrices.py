@@ -1,0 +1,146 @@
+"""What structures ask of one symmetric matrix: its factors, its eigenvalues raised to a bound.
+
+Factors are computed here, not by LAPACK. On a CPU, JAX maps a batch of LAPACK calls over the same threads that wait for them,
+so two such calls side by side, Cholesky factors and eigenvalues of K matrices, can wait for each other for ever (two cores,
+K = 50, D = 64: a fit hung, DECISIONS 26). And OpenBLAS has threads of its own, which stay awake beside those of XLA: the pass
+after it took 20 to 30 % longer (100,000 x 32, K = 32). Eigenvalues are still LAPACK's, never two calls of it side by side.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jaxtyping import Bool, Float
+
+from jaxgmm.numerics import contract, varying_with
+
+PANEL = 32
+"""Columns that are factored at once; what is left of the matrix is brought up to date by one multiplication."""
+
+ROUNDING_FLOOR = 8
+"""Least variance in any direction, in roundings of each feature's variance, times D: below it a Cholesky factor exists only by
+luck."""
+
+
+@jax.custom_jvp
+def factors(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
+    """The Cholesky factor L, cov = L L^T, and its inverse; NaN where ``cov`` is not positive definite."""
+    n_features = cov.shape[-1]
+    if n_features <= PANEL:
+        return _by_columns(cov)
+    n_panels = -(-n_features // PANEL)
+    size = n_panels * PANEL
+    beyond = jnp.diag((jnp.arange(size, dtype=jnp.int32) >= n_features).astype(cov.dtype))
+    cov = jnp.pad(cov, (0, size - n_features)) + beyond
+    row = jnp.arange(size, dtype=jnp.int32)[:, None]
+
+    def panel(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        root, inverse = found
+        start = index * PANEL
+        above = lax.dynamic_slice_in_dim(root, start, PANEL, axis=0)  # rows of the panel, columns before it
+        left = lax.dynamic_slice_in_dim(cov, start, PANEL, axis=1) - contract("ij,kj->ik", root, above)
+        corner, corner_inverse = _by_columns(lax.dynamic_slice_in_dim(left, start, PANEL, axis=0))
+        columns = jnp.where(row >= start + PANEL, contract("ij,kj->ik", left, corner_inverse), 0)
+        columns = lax.dynamic_update_slice_in_dim(columns, corner, start, axis=0)
+        unit = lax.dynamic_slice_in_dim(jnp.eye(size, dtype=cov.dtype), start, PANEL, axis=0)
+        rows = contract("ij,jk->ik", corner_inverse, unit - contract("ij,jk->ik", above, inverse))
+        return (
+            lax.dynamic_update_slice_in_dim(root, columns, start, axis=1),
+            lax.dynamic_update_slice_in_dim(inverse, rows, start, axis=0),
+        )
+
+    nothing = varying_with(jnp.zeros_like(cov), cov)
+    root, inverse = lax.fori_loop(0, n_panels, panel, (nothing, nothing))
+    return root[:n_features, :n_features], inverse[:n_features, :n_features]
+
+
+@factors.defjvp
+def _factors_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """dL = L Phi and dL^-1 = -Phi L^-1, Phi the lower triangle of L^-1 dcov L^-T with half of its diagonal (Murray 2016)."""
+    root, inverse = factors(primals[0])
+    turned = contract("ij,jk,lk->il", inverse, (tangents[0] + tangents[0].T) / 2, inverse)
+    half = jnp.tril(turned) - jnp.diag(jnp.diagonal(turned)) / 2
+    return (root, inverse), (contract("ij,jk->ik", root, half), -contract("ij,jk->ik", half, inverse))
+
+
+def _by_columns(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
+    """``factors``, one column of L and one row of its inverse a turn."""
+    order = jnp.arange(cov.shape[-1], dtype=jnp.int32)
+
+    def turn(index: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        root, inverse = found
+        before = root[index]
+        left = cov[:, index] - contract("ij,j->i", root, before)
+        pivot = jnp.where(left[index] > 0, jnp.sqrt(left[index]), jnp.nan)
+        column = jnp.where(order >= index, left / pivot, 0)
+        row = ((order == index).astype(cov.dtype) - contract("j,jk->k", before, inverse)) / pivot
+        return root.at[:, index].set(column), inverse.at[index].set(row)
+
+    nothing = varying_with(jnp.zeros_like(cov), cov)
+    return lax.fori_loop(0, cov.shape[-1], turn, (nothing, nothing))
+
+
+def inverse_root(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, ""]]:
+    """W with W cov W^T = 1 (the inverse of the Cholesky factor), and ln |cov|."""
+    root, inverse = factors(cov)
+    return inverse, 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
+
+
+def least_relative_eigenvalue(cov: Float[Array, "D D"], pooled: Float[Array, "D D"]) -> Float[Array, ""]:
+    """Smallest eigenvalue of ``cov`` in the metric of ``pooled``."""
+    inverse, _ = inverse_root(pooled)
+    return jnp.linalg.eigvalsh(contract("ij,jk,lk->il", inverse, cov, inverse))[0]
+
+
+def binds(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Bool[Array, ""]:
+    """Is Sigma - diag(floor) not positive definite? One Cholesky factor, far cheaper than eigenvalues."""
+    return jnp.isnan(factors(cov - jnp.diag(_bound(cov, floor)))[0]).any()
+
+
+def clip(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, "D D"]:
+    """``cov`` with its eigenvalues, in units of the bound, raised to one."""
+    unit = jnp.sqrt(_bound(cov, floor))
+    scale = unit[:, None] * unit[None, :]
+    return scale * _raise_eigenvalues(cov / scale)
+
+
+@jax.custom_jvp
+def _raise_eigenvalues(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
+    """The symmetric matrix with eigenvalues below one raised to one."""
+    values, vectors = jnp.linalg.eigh(matrix)
+    half = vectors * jnp.sqrt(jnp.maximum(values, 1))[None, :]
+    return contract("ij,kj->ik", half, half)
+
+
+@_raise_eigenvalues.defjvp
+def _raise_eigenvalues_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """By divided differences of max(., 1) (Daleckii and Krein 1965): equal eigenvalues, where vectors turn, do no harm."""
+    values, vectors = jnp.linalg.eigh(primals[0])
+    raised = jnp.maximum(values, 1)
+    gap = values[:, None] - values[None, :]
+    apart = jnp.abs(gap) > jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    above = (values > 1).astype(values.dtype)
+    slope = (above[:, None] + above[None, :]) / 2
+    slope = jnp.where(apart, (raised[:, None] - raised[None, :]) / jnp.where(apart, gap, 1), slope)
+    turned = contract("ji,jk,kl->il", vectors, tangents[0], vectors)
+    half = vectors * jnp.sqrt(raised)[None, :]
+    return contract("ij,kj->ik", half, half), contract("ij,jk,lk->il", vectors, slope * turned, vectors)
+
+
+def _bound(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, " D"]:
+    """The floor, or what rounding needs of each feature's variance where that is more."""
+    rounding = ROUNDING_FLOOR * cov.shape[-1] * float(jnp.finfo(cov.dtype).eps)
+    return jnp.maximum(floor, rounding * jnp.diagonal(cov))
+
+
+def log_cholesky(cov: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[Array, "D D"]:
+    """The Cholesky factor as unconstrained numbers, rows measured in ``unit``: its diagonal by logarithms."""
+    root = factors(cov)[0] / unit[:, None]
+    return jnp.tril(root, -1) + jnp.diag(jnp.log(jnp.diagonal(root)))
+
+
+def exp_cholesky(free: Float[Array, "D D"], unit: Float[Array, " D"]) -> Float[Array, "D D"]:
+    """The way back."""
+    root = (jnp.tril(free, -1) + jnp.diag(jnp.exp(jnp.diagonal(free)))) * unit[:, None]
+    return contract("ij,kj->ik", root, root)
