@@ -20,7 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import ROWS, Row
+from benchmarks.rows import ALONE, PLAIN, ROWS, Row
 
 
 def worker(row: Row, side: str, what: str) -> Any:
@@ -68,7 +68,7 @@ def measure(row: Row, peers: list[str], rounds: int, console: Console) -> list[d
 
 
 def table(results: list[dict[str, Any]]) -> Table:
-    out = Table(title="Times of the peer over times of jaxgmm (memory rows: MB beyond the data)")
+    out = Table(title="Times of the peer over times of jaxgmm (of jaxgmm over the multiplications alone; MB beyond the data)")
     for heading in (
         "workload",
         "peer",
@@ -99,7 +99,7 @@ def chart(results: list[dict[str, Any]], file: Path) -> None:
     """Ratios as bars on a logarithmic axis, with what is asked of each."""
     from matplotlib.figure import Figure
 
-    timed = [r for r in results if r["kind"] != "memory"][::-1]
+    timed = [r for r in results if r["kind"] not in ("memory", "limit")][::-1]
     figure = Figure(figsize=(8, 0.6 + 0.45 * len(timed)), layout="constrained")
     ax = figure.subplots()
     for i, r in enumerate(timed):
@@ -127,7 +127,9 @@ def main() -> int:
     results = []
     for row in ROWS.values():
         if options.rows in row.name and not (row.slow and options.quick):
-            peers = [p for p in row.peers if p == "plain EM" or (_installed(p) and (p == "scikit-learn" or not options.quick))]
+            peers = [
+                p for p in row.peers if p in (ALONE, PLAIN) or (_installed(p) and (p == "scikit-learn" or not options.quick))
+            ]
             results += measure(row, peers, 5 if options.quick else 9, console)
     about = machine()
     console.print(table(results))

@@ -22,9 +22,10 @@ def jaxgmm_steps(row: Row, X: np.ndarray) -> tuple[Steps, Callable[[Any], Moment
 
     on_device = jax.numpy.asarray(X)
     params = jaxgmm.GMMParams.from_moments(*start(X, row.n_components), row.covariance_type)
+    floor = np.full(row.n_features, row.floor, row.dtype) if row.floor else 0.0
 
     def run(n: int) -> Any:
-        return jax.block_until_ready(jaxgmm.fit_from(params, on_device, tol=0.0, max_iter=n, covariance_floor=0.0).params)
+        return jax.block_until_ready(jaxgmm.fit_from(params, on_device, tol=0.0, max_iter=n, covariance_floor=floor).params)
 
     return run, lambda end: (np.asarray(end.weights), np.asarray(end.means), np.asarray(jaxgmm.covariances(end)))
 
@@ -40,7 +41,7 @@ def sklearn_steps(row: Row, X: np.ndarray) -> tuple[Steps, Callable[[Any], Momen
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return GaussianMixture(
-                row.n_components, covariance_type=row.covariance_type, tol=0.0, max_iter=n, reg_covar=row.peer_floor,
+                row.n_components, covariance_type=row.covariance_type, tol=0.0, max_iter=n, reg_covar=row.floor,
                 weights_init=weights, means_init=means, precisions_init=precisions.astype(X.dtype),
             ).fit(X)  # fmt: skip
 
@@ -60,10 +61,37 @@ def gmmx_steps(row: Row, X: np.ndarray) -> tuple[Steps, Callable[[Any], Moments]
     model = gmmx.GaussianMixtureModelJax.from_squeezed(means, covariances, weights, row.covariance_type)
 
     def run(n: int) -> Any:
-        fitter = gmmx.EMFitter(max_iter=n, tol=0.0, reg_covar=row.peer_floor)
+        fitter = gmmx.EMFitter(max_iter=n, tol=0.0, reg_covar=row.floor)
         return jax.block_until_ready(fitter.fit(on_device, model).gmm)
 
     return run, lambda end: (end.weights_numpy, end.means_numpy, np.asarray(end.covariances.values_dense)[0])
+
+
+def multiplications(row: Row, X: np.ndarray) -> Steps:
+    """The multiplications of a step in the expanded form, blocks of the same numbers: 4 flops a product and component."""
+    import jax
+    import jax.numpy as jnp
+
+    from jaxgmm import blocks
+    from jaxgmm.structures import get_structure
+
+    products = jax.jit(get_structure(row.covariance_type).products)
+    rng = np.random.default_rng(0)
+    per_sample = 3 * row.n_components + products(jnp.ones((row.n_features, 1), row.dtype)).shape[0] + row.n_features
+    size = blocks.block_size(row.n_samples, per_sample, X.dtype.itemsize)
+    block = products(jnp.asarray(X[:size].T))
+    coefficients = jnp.asarray(rng.normal(size=(row.n_components, len(block))).astype(row.dtype))
+
+    @jax.jit
+    def repeated(coefficients: Any, block: Any, n: Any) -> Any:
+        def turn(_: Any, coefficients: Any) -> Any:
+            density = jnp.dot(coefficients, block, precision="highest")
+            sums = jax.lax.dot_general(block, density, (((1,), (1,)), ((), ())), precision="highest")
+            return 1e-6 * sums.T  # each turn needs the one before
+
+        return jax.lax.fori_loop(0, n, turn, coefficients)
+
+    return lambda n: jax.block_until_ready(repeated(coefficients, block, n * (row.n_samples // size)))
 
 
 STEPS = {"jaxgmm": jaxgmm_steps, "scikit-learn": sklearn_steps, "gmmx": gmmx_steps}
@@ -220,7 +248,15 @@ def jaxgmm_patches(row: Row, X: np.ndarray, seed: int, target: float) -> float:
 
     floor = np.full(row.n_features, PATCH_FLOOR)
     with contextlib.suppress(Reached):
-        jaxgmm.fit(jax.random.key(seed), X, row.n_components, n_restarts=1, covariance_floor=floor, callback=look)
+        jaxgmm.fit(
+            jax.random.key(seed),
+            X,
+            row.n_components,
+            n_restarts=1,
+            init="random_from_data",
+            covariance_floor=floor,
+            callback=look,
+        )
     return reached
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import ROWS, Row, mean_log_likelihood, samples, start
-from benchmarks.sides import FITS, SCRIPT, STEPS, jaxgmm_patches, patches, sklearn_patches
+from benchmarks.sides import FITS, SCRIPT, STEPS, jaxgmm_patches, multiplications, patches, sklearn_patches
 
 AGREEMENT = 1e-4
 """Relative difference of log-likelihood between the sides that is still the same computation."""
@@ -33,30 +33,44 @@ def iteration(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     sides = {name: STEPS[name](row, X) for name in ("jaxgmm", peer)}
     ends = {name: mean_log_likelihood(X, *comparable(row, X, *side)) for name, side in sides.items()}
     ours, theirs = ends["jaxgmm"], ends[peer]
-    short: dict[str, list[float]] = {name: [] for name in sides}
-    long: dict[str, list[float]] = {name: [] for name in sides}
-    for run, _ in sides.values():
-        run(1)
-    for _ in range(rounds):
-        for name, (run, _) in sides.items():
-            short[name].append(seconds(run, 1))
-            long[name].append(seconds(run, row.many))
-    step = {name: (min(long[name]) - min(short[name])) / (row.many - 1) for name in sides}
-    median = {name: (np.median(long[name]) - np.median(short[name])) / (row.many - 1) for name in sides}
+    step, median = step_seconds({name: run for name, (run, _) in sides.items()}, row.many, rounds)
     return {
         "seconds": step["jaxgmm"],
         "peer_seconds": step[peer],
         "ratio": step[peer] / step["jaxgmm"],
-        "ratio_of_medians": float(median[peer] / median["jaxgmm"]),
+        "ratio_of_medians": median[peer] / median["jaxgmm"],
         "log_likelihood": ours,
         "peer_log_likelihood": theirs,
         "agree": bool(abs(ours - theirs) <= AGREEMENT * abs(theirs)),
     }
 
 
+def limit(row: Row, peer: str, rounds: int) -> dict[str, Any]:
+    """Time of one more EM step over the time of its multiplications."""
+    X = samples(row)
+    step, median = step_seconds({"jaxgmm": STEPS["jaxgmm"](row, X)[0], peer: multiplications(row, X)}, row.many, rounds)
+    ratios = {"ratio": step["jaxgmm"] / step[peer], "ratio_of_medians": median["jaxgmm"] / median[peer]}
+    return {"seconds": step["jaxgmm"], "peer_seconds": step[peer], "agree": True} | ratios
+
+
+def step_seconds(runs: dict[str, Callable[[int], Any]], many: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Time of one more step of each side, in turn: long runs less short ones, the fastest of each and the medians."""
+    short: dict[str, list[float]] = {name: [] for name in runs}
+    long: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(1)
+    for _ in range(rounds):
+        for name, run in runs.items():
+            short[name].append(seconds(run, 1))
+            long[name].append(seconds(run, many))
+    fastest = {name: (min(long[name]) - min(short[name])) / (many - 1) for name in runs}
+    median = {name: float(np.median(long[name]) - np.median(short[name])) / (many - 1) for name in runs}
+    return fastest, median
+
+
 def comparable(row: Row, X: np.ndarray, run: Callable[..., Any], moments: Callable[..., Any]) -> Any:
     """The mixture that both sides must agree in; where the peer adds to covariances, all but these, after one step."""
-    if not row.peer_floor:
+    if not row.floor:
         return moments(run(row.many))
     weights, means, _ = moments(run(1))
     return weights, means, start(X, row.n_components)[2]
@@ -156,7 +170,15 @@ def compared(ours: list[float], theirs: list[float], our_figure: float, their_fi
     }
 
 
-MEASURES = {"iteration": iteration, "fit": fit, "first": first, "command": command, "reach": reach, "passes": passes}
+MEASURES = {
+    "iteration": iteration,
+    "limit": limit,
+    "fit": fit,
+    "first": first,
+    "command": command,
+    "reach": reach,
+    "passes": passes,
+}
 
 
 def memory(row: Row, side: str) -> float | None:

@@ -174,25 +174,30 @@ def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None, of_state: 
             index = members[first : first + most]
             n_sets = _power_of_two(2 * len(index) - 1)  # the next one up
             X = np.zeros((n_sets, size, n_features), wide)
-            weight = np.zeros((n_sets, size), dtype)
-            for row, member in enumerate(index):
-                X[row, : sizes[member]] = sets[member]
-                weight[row, : sizes[member]] = 1 if weights is None else weights[member]
-            low, high = _bounds(X[: len(index)], weight[: len(index)])
-            total = weight[: len(index)].sum(axis=1, dtype=np.float64)
+            weight = None
+            if weights is None and (sizes[index] == size).all():
+                X[: len(index)] = np.stack([sets[member] for member in index])
+            else:
+                weight = np.zeros((n_sets, size), dtype)
+                for row, member in enumerate(index):
+                    X[row, : sizes[member]] = sets[member]
+                    weight[row, : sizes[member]] = 1 if weights is None else weights[member]
+            low, high = _bounds(X[: len(index)], None if weight is None else weight[: len(index)])
+            total = sizes[index] if weight is None else weight[: len(index)].sum(axis=1, dtype=np.float64)
             checks.check_range(low, high, sizes[index][:, None], total[:, None], dtype, index)
             offset = None
             if wide == np.float64 and dtype == np.float32:
                 X, offset = centred(X, weight)
-            unpadded = weights is None and (sizes[index] == size).all()
-            yield Chunk(index, jnp.asarray(X), None if unpadded else jnp.asarray(weight), offset)
+            yield Chunk(index, jnp.asarray(X), None if weight is None else jnp.asarray(weight), offset)
 
 
-def _bounds(X: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _bounds(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Smallest and largest value (M, D) of each feature among the samples that have a weight."""
-    present = weight[:, :, None] > 0
-    low, high = np.where(present, X, np.inf).min(axis=1), np.where(present, X, -np.inf).max(axis=1)
-    return low.astype(np.float64), high.astype(np.float64)
+    low = high = X.transpose(0, 2, 1).copy()  # NumPy reduces a last axis 25 times as fast as one before a short last axis
+    if weight is not None:
+        present = weight[:, None, :] > 0
+        low, high = np.where(present, low, np.inf), np.where(present, high, -np.inf)
+    return low.min(axis=-1).astype(np.float64), high.max(axis=-1).astype(np.float64)
 
 
 def _bucket(sizes: np.ndarray) -> np.ndarray:
