@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,21 @@ AGREEMENT = 1e-4
 """Relative difference of log-likelihood between the sides that is still the same computation."""
 
 
-def seconds(function: Callable[..., Any], *arguments: Any) -> float:
+SETTLE = 0.3
+"""Seconds of rest before each timed run: the threads of NumPy's BLAS and of scikit-learn's OpenMP stay awake for a while and
+would be counted to whoever comes next."""
+
+
+def timed(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Seconds that a call takes, and what it returns."""
+    time.sleep(SETTLE)
     began = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - began
+    result = function(*arguments)
+    return time.perf_counter() - began, result
+
+
+def seconds(function: Callable[..., Any], *arguments: Any) -> float:
+    return timed(function, *arguments)[0]
 
 
 def iteration(row: Row, peer: str, rounds: int) -> dict[str, Any]:
@@ -86,9 +98,9 @@ def fit(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     reached: dict[str, list[float]] = {name: [] for name in sides}
     for seed in range(rounds):
         for name, run in sides.items():
-            began = time.perf_counter()
-            reached[name].append(run(seed))
-            taken[name].append(time.perf_counter() - began)
+            took, likelihood = timed(run, seed)
+            taken[name].append(took)
+            reached[name].append(likelihood)
     return compared(taken["jaxgmm"], taken[peer], np.mean(reached["jaxgmm"]), np.mean(reached[peer]))
 
 
@@ -96,10 +108,8 @@ def first(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     """Time of the first call in this process, compiling included, beside the peer's usual time."""
     X = samples(row)
     ours, theirs = (FITS[row.name][name](row, X) for name in ("jaxgmm", peer))
-    began = time.perf_counter()
-    reached = ours(0)
-    taken = [time.perf_counter() - began]
-    return compared(taken, [seconds(theirs, 0) for _ in range(rounds)], reached, theirs(0))
+    took, reached = timed(ours, 0)
+    return compared([took], [seconds(theirs, 0) for _ in range(rounds)], reached, theirs(0))
 
 
 def command(row: Row, peer: str, rounds: int) -> dict[str, Any]:
@@ -114,9 +124,7 @@ def command(row: Row, peer: str, rounds: int) -> dict[str, Any]:
             cache = folder if "warm" in row.name else f"{folder}/{turn}"
             environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
             for times, line in zip(taken, (ours, theirs), strict=True):
-                began = time.perf_counter()
-                subprocess.run(line, check=True, capture_output=True, env=environment)
-                times.append(time.perf_counter() - began)
+                times.append(seconds(partial(subprocess.run, line, check=True, capture_output=True, env=environment)))
     return compared(taken[0][1:], taken[1][1:], 1.0, 1.0)
 
 
@@ -127,12 +135,12 @@ def reach(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     taken: tuple[list[float], list[float]] = [], []
     reached: tuple[list[float], list[float]] = [], []
     for seed in range(min(rounds, 3)):
-        began = time.perf_counter()
-        reached[1].append(sklearn_patches(row, X, seed))
-        taken[1].append(time.perf_counter() - began)
-        began = time.perf_counter()
-        reached[0].append(jaxgmm_patches(row, X, seed, reached[1][-1]))
-        taken[0].append(time.perf_counter() - began)
+        took, target = timed(sklearn_patches, row, X, seed)
+        taken[1].append(took)
+        reached[1].append(target)
+        took, likelihood = timed(jaxgmm_patches, row, X, seed, target)
+        taken[0].append(took)
+        reached[0].append(likelihood)
     result = compared(*taken, np.mean(reached[0]), np.mean(reached[1]))
     return result | {"agree": all(ours >= theirs for ours, theirs in zip(*reached, strict=True))}
 
