@@ -14,7 +14,7 @@ from rich.console import Console
 from benchmarks.__main__ import machine
 from benchmarks.rows import Row, samples
 from benchmarks.sides import STEPS
-from benchmarks.worker import seconds
+from benchmarks.worker import seconds, step_seconds
 
 BASE = Row("growth", "iteration", 50_000, 8, 16)
 
@@ -34,22 +34,16 @@ ENOUGH = 0.3
 ROUNDS = 5
 
 
-def step_seconds(row: Row, names: list[str]) -> dict[str, float]:
-    """Time of one more EM step of each side, in turn: the fastest long run less the fastest short one."""
+def fastest_step(row: Row, names: list[str]) -> dict[str, float]:
+    """Time of one more EM step of each side, over as many as stand out of the noise."""
     X = samples(row)
     runs = {name: STEPS[name](row, X)[0] for name in names}
-    more = {}
+    many = {}
     for name, run in runs.items():
         run(1)
         once = max(seconds(run, 3) - seconds(run, 1), 1e-4) / 2
-        more[name] = int(np.clip(ENOUGH / once, 2, 200))
-    short: dict[str, list[float]] = {name: [] for name in names}
-    long: dict[str, list[float]] = {name: [] for name in names}
-    for _ in range(ROUNDS):
-        for name, run in runs.items():
-            short[name].append(seconds(run, 1))
-            long[name].append(seconds(run, 1 + more[name]))
-    return {name: (min(long[name]) - min(short[name])) / more[name] for name in names}
+        many[name] = 1 + int(np.clip(ENOUGH / once, 1, 200))
+    return step_seconds(runs, many, ROUNDS)[0]
 
 
 def exponent(sizes: list[int], times: list[float]) -> float:
@@ -63,7 +57,7 @@ def measure(names: list[str], console: Console) -> dict[str, Any]:
     for axis, (field, base, sizes) in AXES.items():
         times: dict[str, list[float]] = {name: [] for name in names}
         for size in sizes:
-            for name, taken in step_seconds(replace(base, **{field: size}), names).items():
+            for name, taken in fastest_step(replace(base, **{field: size}), names).items():
                 times[name].append(taken)
             console.print(f"{axis} = {size}: " + ", ".join(f"{n} {1e3 * t[-1]:.2f} ms" for n, t in times.items()))
         slopes = {name: exponent(sizes, taken) for name, taken in times.items()}

@@ -45,7 +45,7 @@ def iteration(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     sides = {name: STEPS[name](row, X) for name in ("jaxgmm", peer)}
     ends = {name: mean_log_likelihood(X, *comparable(row, X, *side)) for name, side in sides.items()}
     ours, theirs = ends["jaxgmm"], ends[peer]
-    step, median = step_seconds({name: run for name, (run, _) in sides.items()}, row.many, rounds)
+    step, median = step_seconds({name: run for name, (run, _) in sides.items()}, dict.fromkeys(sides, row.many), rounds)
     return {
         "seconds": step["jaxgmm"],
         "peer_seconds": step[peer],
@@ -60,13 +60,16 @@ def iteration(row: Row, peer: str, rounds: int) -> dict[str, Any]:
 def limit(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     """Time of one more EM step over the time of its multiplications."""
     X = samples(row)
-    step, median = step_seconds({"jaxgmm": STEPS["jaxgmm"](row, X)[0], peer: multiplications(row, X)}, row.many, rounds)
+    runs = {"jaxgmm": STEPS["jaxgmm"](row, X)[0], peer: multiplications(row, X)}
+    step, median = step_seconds(runs, dict.fromkeys(runs, row.many), rounds)
     ratios = {"ratio": step["jaxgmm"] / step[peer], "ratio_of_medians": median["jaxgmm"] / median[peer]}
     return {"seconds": step["jaxgmm"], "peer_seconds": step[peer], "agree": True} | ratios
 
 
-def step_seconds(runs: dict[str, Callable[[int], Any]], many: int, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
-    """Time of one more step of each side, in turn: long runs less short ones, the fastest of each and the medians."""
+def step_seconds(
+    runs: dict[str, Callable[[int], Any]], many: dict[str, int], rounds: int
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Time of one more step of each side, in turn: ``many`` steps less one step, the fastest of each and the medians."""
     short: dict[str, list[float]] = {name: [] for name in runs}
     long: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -74,9 +77,9 @@ def step_seconds(runs: dict[str, Callable[[int], Any]], many: int, rounds: int) 
     for _ in range(rounds):
         for name, run in runs.items():
             short[name].append(seconds(run, 1))
-            long[name].append(seconds(run, many))
-    fastest = {name: (min(long[name]) - min(short[name])) / (many - 1) for name in runs}
-    median = {name: float(np.median(long[name]) - np.median(short[name])) / (many - 1) for name in runs}
+            long[name].append(seconds(run, many[name]))
+    fastest = {name: (min(long[name]) - min(short[name])) / (many[name] - 1) for name in runs}
+    median = {name: float(np.median(long[name]) - np.median(short[name])) / (many[name] - 1) for name in runs}
     return fastest, median
 
 
@@ -119,13 +122,14 @@ def command(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     ours = [str(program), "fit", str(file), "--components", f"1:{row.n_components}"]
     theirs = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(file)]
     taken: tuple[list[float], list[float]] = [], []
+    unseen = "warm" in row.name  # the first process fills the cache
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(rounds + 1):
-            cache = folder if "warm" in row.name else f"{folder}/{turn}"
+        for turn in range(rounds + unseen):
+            cache = folder if unseen else f"{folder}/{turn}"
             environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache}
             for times, line in zip(taken, (ours, theirs), strict=True):
                 times.append(seconds(partial(subprocess.run, line, check=True, capture_output=True, env=environment)))
-    return compared(taken[0][1:], taken[1][1:], 1.0, 1.0)
+    return compared(taken[0][unseen:], taken[1][unseen:], 1.0, 1.0)
 
 
 def reach(row: Row, peer: str, rounds: int) -> dict[str, Any]:

@@ -64,6 +64,29 @@ def test_products_stand_for_the_outer_product(n_features):
     np.testing.assert_allclose(second, np.einsum("kb,ib,jb->kij", gamma, x, x), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+@pytest.mark.parametrize("n_features", [2, 26, 64])
+def test_the_bound_covers_the_rounding_of_the_expanded_form(n_features, correlation):
+    """Where the terms of a product cancel (correlated features), and where long sums of them are rounded (many features)."""
+    rng = np.random.default_rng(0)
+    full = jaxgmm.structures.STRUCTURES["full"]
+    cov = np.full((n_features, n_features), correlation) + (1 - correlation) * np.eye(n_features)
+    means = 5 * rng.normal(size=(K, n_features))
+    label = rng.integers(K, size=N)
+    x = (means[label] + rng.normal(size=(N, n_features)) @ np.linalg.cholesky(cov).T).T.astype(np.float32)
+    with jax.enable_x64(True):
+        factor = full.whitener(jnp.asarray(np.stack([cov] * K)), K, n_features).factor
+        exact = np.sum(np.square(full.whiten(factor, jnp.asarray(x, np.float64)[None] - means[:, :, None])), axis=1)
+        terms = (full.precision(factor), *full.pull(factor, jnp.asarray(means)))
+        size, _ = full.reach(factor, jnp.asarray(np.stack([cov] * K)), jnp.asarray(means))
+        bound = np.finfo(np.float32).eps / 2 * 2 * float(np.mean(size))
+        precision, pull, pull_square = (np.asarray(term, np.float32) for term in terms)
+    products = full.products(jnp.asarray(x))
+    found = full.square(jnp.asarray(precision), jnp.asarray(x), products) - 2 * pull @ x + pull_square[:, None]
+    error = np.abs(np.asarray(found) - exact)[label, np.arange(N)] / 2
+    assert 0.02 * bound < error.mean() < bound
+
+
 @pytest.mark.parametrize("distance", [1.0, 10.0, 100.0, 1000.0])
 @pytest.mark.parametrize("name", NAMES)
 def test_the_chosen_form_stays_within_its_budget(name, distance):
