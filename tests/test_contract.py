@@ -7,7 +7,7 @@ import pytest
 from structures import NAMES
 
 import jaxgmm
-from jaxgmm import contract, em
+from jaxgmm import GMMParams, contract, em
 
 N, D, K = 1000, 3, 4
 
@@ -116,6 +116,15 @@ def test_the_switch_is_where_the_bound_is_spent(dtype):
     assert order[-1] == contract.CENTRED
     if dtype == np.float32:
         assert contract.WHITENED in order
+
+
+def test_the_form_does_not_depend_on_units():
+    params, _ = separated("full", 30.0, np.float32)
+    scaled = [GMMParams(params.weights, a * params.means, a * a * params.cov, params.structure) for a in (1e-15, 1.0, 1e15)]
+    assert len({chosen(p) for p in scaled}) == 1
+    sizes = [p.structure.reach(p.structure.whitener(p.cov, K, D).factor, p.cov, p.means)[0] for p in scaled]
+    np.testing.assert_allclose(sizes[0], sizes[1], rtol=1e-4)
+    np.testing.assert_allclose(sizes[2], sizes[1], rtol=1e-4)
 
 
 def test_restarts_take_one_form_together():

@@ -161,12 +161,11 @@ class Dense(Structure):
     def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
         shape = (*means.shape, means.shape[1])
         factor, cov = jnp.broadcast_to(factor, shape), jnp.broadcast_to(cov, shape)
-        square = jnp.diagonal(cov, axis1=-2, axis2=-1) + means * means
-        precision = contract("kli,klj->kij", factor, factor)
-        terms = jnp.sqrt(contract("ki,kij,kj->k", square, precision * precision, square))
+        spread = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1) + means * means)
+        terms = spread[:, :, None] * contract("kli,klj->kij", factor, factor) * spread[:, None, :]
         white = contract("kij,kj->ki", factor, means)
-        quadratic = jnp.sum(1 + white * white, axis=-1) + terms
-        linear = contract("kij,kj->ki", jnp.abs(factor), jnp.sqrt(square))
+        quadratic = jnp.sum(1 + white * white, axis=-1) + jnp.sqrt(jnp.sum(terms * terms, axis=(-2, -1)))
+        linear = contract("kij,kj->ki", jnp.abs(factor), spread)
         return quadratic, jnp.sqrt(jnp.sum(linear * linear, axis=-1))
 
     def root(self, cov: Array) -> Array:
