@@ -170,8 +170,8 @@ def _in_groups(function: Callable[[Array], Any], n_lanes: int, n_live: Array | i
     everyone = jnp.arange(n_lanes, dtype=jnp.int32)
     if width >= n_lanes:
         return function(everyone)
-    shapes = jax.eval_shape(function, everyone)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    shapes = jax.eval_shape(function, everyone[:width])  # of a group, for which it is traced anyway
+    nothing = jax.tree.map(lambda leaf: jnp.zeros((n_lanes, *leaf.shape[1:]), leaf.dtype), shapes)
     return loop.in_groups(lambda index, _: function(index), everyone, n_live, width, nothing)
 
 

@@ -72,7 +72,7 @@ def fold(
 
     block = jax.checkpoint(take)  # in reverse mode a block is computed again, not kept
     first = jax.ShapeDtypeStruct((), jnp.int32), jax.ShapeDtypeStruct((size,), dtype)
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(take, *first))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(block, *first))
     zeros = numerics.varying_with(zeros, samples, sample_weight, closed_over)
     return lax.scan(body, (zeros, zeros), jnp.arange(n_blocks, dtype=jnp.int32))[0]
 

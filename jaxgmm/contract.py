@@ -154,11 +154,18 @@ def expect(
     forms: dict[int, Callable[[Statistics], Statistics]] = {EXPANDED: partial(expanded, False), CENTRED: centred}
     if structure.separate:
         forms[WHITENED] = partial(expanded, True)
-    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(centred, None))
-    sums = varying_with(nothing, X, sample_weight, params.means)
+    sums = varying_with(_nothing(structure, params.means), X, sample_weight, params.means)
     for name, function in forms.items():
         sums = apply_if(form == name, function, sums)
     return sums
+
+
+def _nothing(structure: Structure, means: Float[Array, "K D"]) -> Statistics:
+    """The sums over no samples."""
+    no_gamma, no_diff = (jax.ShapeDtypeStruct(shape, means.dtype) for shape in ((means.shape[0], 0), (*means.shape, 0)))
+    second = jax.eval_shape(structure.second_moment, no_gamma, no_diff)
+    zero, count = jnp.zeros((), means.dtype), jnp.zeros_like(means[:, 0])
+    return Statistics(zero, count, jnp.zeros_like(means), jnp.zeros(second.shape, second.dtype), zero, zero)
 
 
 def safe_form(params: GMMParams, whitener: Whitener) -> Integer[Array, ""]:
