@@ -92,9 +92,9 @@ class Full(Dense):
 def _pairs(n_features: int) -> tuple[int, np.ndarray, np.ndarray]:
     """Side of a tile, and the features (i, j) of each product: the upper triangle of x x^T, cut into square tiles.
 
-    Tiles of 8 x 8 are formed faster than single products, though there are a fifth more of them at D = 32. A pass over 100,000
-    samples, products and multiplications, K = 32, float32, single / tiles: D = 16 18 / 27 ms; D = 24 41 / 36; D = 32 70 / 60;
-    D = 48 155 / 115; D = 64 280 / 190; D = 128, K = 16 1010 / 550.
+    Tiles of 8 x 8 are formed faster than single products, though there are a fifth more of them at D = 32. Products and
+    multiplications of 100,000 samples, K = 32, float32, single / tiles: D = 16 18 / 27 ms; D = 24 41 / 36; D = 32 70 / 60;
+    D = 48 155 / 115; D = 64 280 / 190; D = 128, K = 16 1010 / 550 (measured with fewer samples where D is large).
     """
     side = 8 if n_features >= 24 else 1
     left, right = np.triu_indices(-(-n_features // side))
