@@ -37,7 +37,7 @@ def machine() -> dict[str, Any]:
     models = (
         [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line] if info.exists() else []
     )
-    packages = ("jax", "jaxlib", "jaxgmm", "numpy", "scikit-learn", "gmmx")
+    packages = ("jax", "jaxlib", "jaxgmm", "numpy", "scikit-learn", "gmmx", "tgmm", "torch")
     versions = {name: importlib.metadata.version(name) for name in packages if _installed(name)}
     return {
         "date": date.today().isoformat(),

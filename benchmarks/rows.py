@@ -36,7 +36,7 @@ class Row:
     many: int = 4
     floor: float = 0.0
     slow: bool = False
-    peers: tuple[str, ...] = ("scikit-learn", "gmmx")
+    peers: tuple[str, ...] = ("scikit-learn", "gmmx", "tgmm")
 
 
 ALONE = "the multiplications alone"

@@ -67,19 +67,39 @@ def gmmx_steps(row: Row, X: np.ndarray) -> tuple[Steps, Callable[[Any], Moments]
     return run, lambda end: (end.weights_numpy, end.means_numpy, np.asarray(end.covariances.values_dense)[0])
 
 
+def tgmm_steps(row: Row, X: np.ndarray) -> tuple[Steps, Callable[[Any], Moments]]:
+    import torch
+    from tgmm import GaussianMixture
+
+    samples = torch.from_numpy(X)
+    weights, means, covariances = (torch.from_numpy(part) for part in start(X, row.n_components))
+    covariances = torch.diagonal(covariances, dim1=1, dim2=2) if row.covariance_type == "diag" else covariances
+
+    def run(n: int) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return GaussianMixture(
+                row.n_components, row.n_features, row.covariance_type, tol=0.0, max_iter=n, reg_covar=row.floor,
+                init_weights=weights, init_means=means, init_covariances=covariances,
+            ).fit(samples)  # fmt: skip
+
+    return run, lambda end: (end.weights_.numpy(), end.means_.numpy(), end.covariances_.numpy())
+
+
 def multiplications(row: Row, X: np.ndarray) -> Steps:
-    """The multiplications of a step in the expanded form, blocks of the same numbers: 4 flops a product and component."""
+    """The multiplications of a step in the expanded form, blocks of the same numbers: 4 flops a feature and component."""
     import jax
     import jax.numpy as jnp
 
     from jaxgmm import blocks
     from jaxgmm.structures import get_structure
 
-    products = jax.jit(get_structure(row.covariance_type).products)
+    structure = get_structure(row.covariance_type)
+    features = jax.jit(lambda x: jnp.concatenate(structure.features(None, x)))
     rng = np.random.default_rng(0)
-    per_sample = 3 * row.n_components + products(jnp.ones((row.n_features, 1), row.dtype)).shape[0] + row.n_features
-    size = blocks.block_size(row.n_samples, per_sample, X.dtype.itemsize)
-    block = products(jnp.asarray(X[:size].T))
+    per_sample = 3 * row.n_components + len(features(jnp.ones((row.n_features, 1), row.dtype))) + row.n_features
+    size = blocks.block_size(row.n_samples, per_sample, X.dtype.itemsize, row.n_components)
+    block = features(jnp.asarray(X[:size].T))
     coefficients = jnp.asarray(rng.normal(size=(row.n_components, len(block))).astype(row.dtype))
 
     @jax.jit
@@ -94,7 +114,7 @@ def multiplications(row: Row, X: np.ndarray) -> Steps:
     return lambda n: jax.block_until_ready(repeated(coefficients, block, n * (row.n_samples // size)))
 
 
-STEPS = {"jaxgmm": jaxgmm_steps, "scikit-learn": sklearn_steps, "gmmx": gmmx_steps}
+STEPS = {"jaxgmm": jaxgmm_steps, "scikit-learn": sklearn_steps, "gmmx": gmmx_steps, "tgmm": tgmm_steps}
 
 
 def many_sets(row: Row) -> np.ndarray:

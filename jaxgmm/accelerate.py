@@ -19,6 +19,10 @@ from jaxgmm.loop import Proposal
 LONGEST_FIRST = 4.0
 GROWTH = 4.0
 
+CALM = 1.0
+"""Length of a plain step, in free coordinates, above which nothing is extrapolated: a long first step would often jump into
+another basin than that of the start, where plain EM ends (DECISIONS 28)."""
+
 
 class SquaremMemory(NamedTuple):
     origin: Any  # free coordinates of the state before the last plain step
@@ -57,7 +61,7 @@ class Squarem:
         moved = (square > 0) & ~too_long  # elsewhere the root is not wanted, and has no derivative at zero
         length = jnp.where(too_long, memory.longest, jnp.where(moved, jnp.sqrt(jnp.where(moved, square, 1)), 0))
         # A length of one is x2: nothing to extrapolate, and the step may be judged like any plain one.
-        extrapolate = memory.extrapolate & (length > 1)
+        extrapolate = memory.extrapolate & (length > 1) & (_square(r) <= CALM**2)
         far = jax.tree.map(lambda a, b, c: a + 2 * length * b + length**2 * c, x0, r, v)
         chosen = jax.tree.map(lambda a, b: jnp.where(extrapolate, a, b), self.from_free(far), step)
         # Allow longer steps while the bound binds; shorten after a rejection, which is seen by the state not having moved.

@@ -22,8 +22,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,7 +107,7 @@ def moments(
     # Deviations, white coordinates and weighted deviations, (K, D, B) each.
     per_sample = 4 * n_lanes * n_components * n_features
     size = block_size or blocks.block_size(samples[0].shape[0], per_sample, means.dtype.itemsize)
-    return _fold(step, samples, sample_weight, size, means)
+    return Statistics(*_fold(step, samples, sample_weight, size, means))
 
 
 def expect(
@@ -194,51 +194,40 @@ def _expanded(
     """``EXPANDED``, or ``WHITENED``."""
     structure, means, factor = params.structure, params.means, whitener.factor
     n_components, n_features = means.shape
-    pull, pull_square = structure.pull(factor, means)
-    constant = -0.5 * (n_features * math.log(2 * math.pi) + whitener.log_det)
-    precision = structure.precision(factor)
+    volume = -0.5 * (n_features * math.log(2 * math.pi) + whitener.log_det)
+    coefficients = structure.coefficients(factor, means)
     white_means = structure.whiten(factor, means[:, :, None])
 
-    def step(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> tuple[Array, ...]:
+    def step(x: Float[Array, "D B"], weight: Float[Array, " B"]) -> tuple[Array, tuple[Array, ...], Array]:
         if centre is not None:
             x = x - centre[:, None]
-        products = structure.products(x)
+        features = structure.features(factor, x)
         if whitened:
             white = contract("kij,jb->kib", factor, x) - white_means
-            distance = jnp.sum(white * white, axis=1)
+            exponent = -jnp.sum(white * white, axis=1) / 2
         else:
-            linear = contract("kd,db->kb", pull, x)
-            distance = structure.square(precision, x, products) - 2 * linear + pull_square[:, None]
-        gamma, log_px = bayes(params.weights, constant[:, None] - 0.5 * distance)
+            exponent = reduce(jnp.add, [contract("kf,fb->kb", c, f) for c, f in zip(coefficients, features, strict=True)])
+        gamma, log_px = bayes(params.weights, volume[:, None] + exponent)
         present = weight > 0
         gamma = jnp.where(present[None], gamma * weight[None], 0)
-        return (
-            jnp.sum(weight),
-            jnp.sum(gamma, axis=-1),
-            contract("kb,db->kd", gamma, x),
-            structure.sum_products(gamma, x, products),
-            weighted(weight, log_px),
-        )
+        return jnp.sum(weight), structure.sum_features(gamma, features), weighted(weight, log_px)
 
+    shapes = jax.eval_shape(structure.features, factor, jax.ShapeDtypeStruct((n_features, 1), means.dtype))
     per_lane = n_components * (n_features if whitened else 3)
-    n_products = jax.eval_shape(structure.products, jax.ShapeDtypeStruct((n_features, 1), means.dtype)).shape[0]
-    size = block_size or blocks.block_size(X.shape[0], n_lanes * per_lane + n_products + n_features, means.dtype.itemsize)
-    sums = _fold(step, (X,), sample_weight, size, means)
+    per_sample = n_lanes * per_lane + n_features + sum(shape.shape[0] for shape in shapes)
+    size = block_size or blocks.block_size(X.shape[0], per_sample, means.dtype.itemsize, n_lanes * n_components)
+    weight, sums, *log_likelihood = _fold(step, (X,), sample_weight, size, means)
+    count, first, second = structure.unpack(sums, n_features)
     # From moments about the centre to moments about the new means, and on to those about the old.
-    new = divide_or_keep(sums.first, sums.count, means)
+    new = divide_or_keep(first, count, means)
     shift = new - means
-    scatter = structure.recentre(sums.count, new, structure.unpack(sums.second, n_features))
-    second = structure.recentre(-sums.count, shift, scatter)
-    return replace(sums, first=sums.count[:, None] * shift, second=second)
+    scatter = structure.recentre(count, new, second)
+    return Statistics(weight, count, count[:, None] * shift, structure.recentre(-count, shift, scatter), *log_likelihood)
 
 
 def _fold(
-    step: Callable[..., tuple[Array, ...]], samples: tuple[Array, ...], sample_weight: Array | None, size: int, means: Array
-) -> Statistics:
-    """Sum a step's (weight, counts, first and second moments, log densities) over all blocks."""
+    step: Callable[..., tuple[Any, ...]], samples: tuple[Array, ...], sample_weight: Array | None, size: int, means: Array
+) -> tuple[Any, ...]:
+    """Sum what a step returns over all blocks; of the last, the log densities, the sum and what rounding lost in it."""
     sums, lost = blocks.fold(step, samples, sample_weight, min(size, samples[0].shape[0]), means.dtype, means)
-    *moments, log_px = sums
-    *moments_lost, log_px_lost = lost
-    log_likelihood, log_likelihood_lost = sum_compensated(log_px, log_px_lost)
-    weight, count, first, second = jax.tree.map(jnp.add, moments, moments_lost)
-    return Statistics(weight, count, first, second, log_likelihood, log_likelihood_lost)
+    return *jax.tree.map(jnp.add, sums[:-1], lost[:-1]), *sum_compensated(sums[-1], lost[-1])

@@ -8,16 +8,17 @@ from structures import NAMES
 
 import jaxgmm
 from jaxgmm import GMMParams, contract, em
+from jaxgmm.contract import deviations
 
 N, D, K = 1000, 3, 4
 
 
-def separated(name, distance, dtype, correlation=0.9):
+def separated(name, distance, dtype, correlation=0.9, n_features=D):
     """Components ``distance`` standard deviations from the centre, and samples of them."""
     rng = np.random.default_rng(0)
-    root = np.linalg.cholesky(np.full((D, D), correlation) + (1 - correlation) * np.eye(D))
-    means = distance * np.stack([np.ones(D), -np.ones(D), np.eye(D)[0], -np.eye(D)[0]])
-    X = (means[rng.integers(K, size=N)] + rng.normal(size=(N, D)) @ root.T).astype(np.float32)
+    root = np.linalg.cholesky(np.full((n_features, n_features), correlation) + (1 - correlation) * np.eye(n_features))
+    means = distance * np.stack([np.ones(n_features), -np.ones(n_features), np.eye(n_features)[0], -np.eye(n_features)[0]])
+    X = (means[rng.integers(K, size=N)] + rng.normal(size=(N, n_features)) @ root.T).astype(np.float32)
     params = jaxgmm.GMMParams.from_moments(np.full(K, 1 / K), means.astype(np.float32), np.stack([root @ root.T] * K), name)
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params), X.astype(dtype)
 
@@ -50,18 +51,22 @@ def test_forms_agree_in_double_precision(name, form, x64):
 
 
 @pytest.mark.parametrize("n_features", [3, 26])
-def test_products_stand_for_the_outer_product(n_features):
+@pytest.mark.parametrize("name", jaxgmm.structures.STRUCTURES)
+def test_features_stand_for_the_quadratic_form_and_the_moments(name, n_features):
     """In single products and in tiles, of which the last is not full."""
-    rng = np.random.default_rng(0)
-    x, gamma = rng.normal(size=(n_features, 5)), rng.uniform(size=(K, 5))
-    factor = np.tril(rng.normal(size=(K, n_features, n_features)))
-    x, gamma, factor = (jnp.asarray(a, jnp.float32) for a in (x, gamma, factor))
-    full = jaxgmm.structures.STRUCTURES["full"]
-    products = full.products(x)
-    square = full.square(full.precision(factor), x, products)
-    np.testing.assert_allclose(square, np.sum(np.square(factor @ x), axis=1), rtol=2e-4)
-    second = full.unpack(full.sum_products(gamma, x, products), n_features)
-    np.testing.assert_allclose(second, np.einsum("kb,ib,jb->kij", gamma, x, x), rtol=1e-4, atol=1e-5)
+    structure = jaxgmm.structures.STRUCTURES[name]
+    params, X = separated(name, 2.0, np.float32, n_features=n_features)
+    factor, x = structure.whitener(params.cov, K, n_features).factor, jnp.asarray(X[:7].T)
+    gamma = jnp.asarray(np.random.default_rng(0).dirichlet(np.ones(K), size=7).T, jnp.float32)
+    features = structure.features(factor, x)
+    exponent = sum(c @ f for c, f in zip(structure.coefficients(factor, params.means), features, strict=True))
+    white = structure.whiten(factor, deviations(params.means, x))
+    np.testing.assert_allclose(exponent, -np.sum(np.square(white), axis=1) / 2, rtol=2e-4, atol=2e-4)
+    count, first, second = structure.unpack(structure.sum_features(gamma, features), n_features)
+    np.testing.assert_allclose(count, np.sum(gamma, axis=1), rtol=1e-5)
+    np.testing.assert_allclose(first, gamma @ x.T, rtol=1e-4, atol=1e-4)
+    expected = structure.second_moment(gamma, deviations(jnp.zeros_like(params.means), x))
+    np.testing.assert_allclose(second, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
@@ -77,13 +82,14 @@ def test_the_bound_covers_the_rounding_of_the_expanded_form(n_features, correlat
     with jax.enable_x64(True):
         factor = full.whitener(jnp.asarray(np.stack([cov] * K)), K, n_features).factor
         exact = np.sum(np.square(full.whiten(factor, jnp.asarray(x, np.float64)[None] - means[:, :, None])), axis=1)
-        terms = (full.precision(factor), *full.pull(factor, jnp.asarray(means)))
+        coefficients = full.coefficients(factor, jnp.asarray(means))
         size, _ = full.reach(factor, jnp.asarray(np.stack([cov] * K)), jnp.asarray(means))
         bound = np.finfo(np.float32).eps / 2 * 2 * float(np.mean(size))
-        precision, pull, pull_square = (np.asarray(term, np.float32) for term in terms)
-    products = full.products(jnp.asarray(x))
-    found = full.square(jnp.asarray(precision), jnp.asarray(x), products) - 2 * pull @ x + pull_square[:, None]
-    error = np.abs(np.asarray(found) - exact)[label, np.arange(N)] / 2
+        coefficients = [np.asarray(c, np.float32) for c in coefficients]
+        factor = np.asarray(factor, np.float32)
+    features = full.features(jnp.asarray(factor), jnp.asarray(x))
+    found = sum(jnp.asarray(c) @ f for c, f in zip(coefficients, features, strict=True))
+    error = np.abs(np.asarray(found) + exact / 2)[label, np.arange(N)]
     assert 0.02 * bound < error.mean() < bound
 
 

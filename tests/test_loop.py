@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from reference import samples
 from structures import random_mixture, random_samples
 
 import jaxgmm
@@ -132,6 +133,31 @@ def test_squarem_needs_fewer_passes_on_overlap(x64):
     fast = jaxgmm.fit_from(start, X, tol=1e-12, max_iter=5000, accelerate="squarem")
     np.testing.assert_allclose(fast.log_likelihood, plain.log_likelihood, rtol=1e-8)
     assert fast.n_iter * 3 < plain.n_iter
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("n_components", [3, 4])
+def test_squarem_ends_no_lower_than_plain_em(n_components, x64):
+    """Over 112 starts: their mean and the best of each 16; and from inside a basin each of them."""
+    X = samples("faithful")
+    X = jnp.asarray((X - X.mean(axis=0)) / X.std(axis=0))
+
+    def start(key):
+        return jaxgmm.initialise(key, X, n_components, method="random_from_data")
+
+    def ends(starts, tol, accelerate):
+        def one(start):
+            return jaxgmm.fit_from(start, X, tol=tol, max_iter=5000, covariance_floor=1e-3, accelerate=accelerate)
+
+        return jax.jit(jax.vmap(one))(starts)
+
+    starts = jax.vmap(start)(jax.random.split(jax.random.key(1), 112))
+    plain, fast = (ends(starts, 1e-10, accelerate).log_likelihood / len(X) for accelerate in (None, "squarem"))
+    assert fast.mean() >= plain.mean() - 1e-4
+    assert fast.reshape(7, 16).max(axis=1).mean() >= plain.reshape(7, 16).max(axis=1).mean() - 1e-4
+    inside = ends(starts, 1e-4, None).params
+    plain, fast = (ends(inside, 1e-12, accelerate).log_likelihood / len(X) for accelerate in (None, "squarem"))
+    assert (fast >= plain - 1e-6).all()
 
 
 def overlap():

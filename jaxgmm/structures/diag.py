@@ -39,9 +39,6 @@ class Diag(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), jnp.sum(jnp.log(cov), axis=-1))
 
-    def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "D B"]) -> Float[Array, "K B"]:
-        return contract("kd,db->kb", precision, products)
-
     def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
         return jnp.maximum(cov, floor[None])
 

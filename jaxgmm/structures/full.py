@@ -10,8 +10,13 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from jaxgmm.numerics import contract, divide_or_keep
-from jaxgmm.structures.base import Dense, Whitener, each
+from jaxgmm.structures.base import Dense, Whitener, constant_of, each, products, with_one
 from jaxgmm.structures.matrices import inverse_root, least_relative_eigenvalue
+
+TILE, TILED = 8, 24
+"""Side of a tile of products, and the features from which on products are formed in tiles: faster than one by one, though there
+are a fifth more at D = 32. Products and multiplications of 100,000 samples, K = 32, float32, single / tiles, in ms: 18 / 27 for
+D = 16, 41 / 36 for 24, 70 / 60 for 32, 155 / 115 for 48, 280 / 190 for 64; 1010 / 550 for D = 128, K = 16."""
 
 
 @dataclass(frozen=True)
@@ -45,31 +50,34 @@ class Full(Dense):
     def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
         return contract("kij,kjb->kib", factor, diff)
 
-    def precision(self, factor: Array) -> Float[Array, "K F"]:
-        precision = contract("kli,klj->kij", factor, factor)
-        side, row, column = _pairs(factor.shape[-1])
-        times = np.where(row // side == column // side, 1, 2).astype(factor.dtype)  # on the diagonal a tile holds ij and ji
-        return precision.at[:, row, column].get(mode="fill", fill_value=0) * times[None]
-
-    def products(self, x: Float[Array, "D B"]) -> Float[Array, "F B"]:
-        side, row, _ = _pairs(x.shape[0])
-        tiles = jnp.pad(x, ((0, -x.shape[0] % side), (0, 0))).reshape(-1, side, x.shape[1])
+    def features(self, factor: Array, x: Float[Array, "D B"]) -> tuple[Float[Array, "_ B"], ...]:
+        if len(x) < TILED:
+            return (products(x, *_products(len(x))),)
+        tiles = jnp.pad(x, ((0, -len(x) % TILE), (0, 0))).reshape(-1, TILE, x.shape[1])
         left, right = np.triu_indices(len(tiles))
-        return (tiles[left][:, :, None] * tiles[right][:, None]).reshape(len(row), -1)
+        return (tiles[left][:, :, None] * tiles[right][:, None]).reshape(len(left) * TILE**2, -1), with_one(x)
 
-    def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "F B"]) -> Float[Array, "K B"]:
-        return contract("kf,fb->kb", precision, products)
+    def coefficients(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K _"], ...]:
+        n_features = means.shape[1]
+        precision, white = contract("kli,klj->kij", factor, factor), contract("kij,kj->ki", factor, means)
+        linear = jnp.concatenate([contract("kji,kj->ki", factor, white), constant_of(white)], axis=1)
+        row, column = _products(n_features)
+        if n_features < TILED:
+            square = jnp.concatenate([-precision, linear[:, None, :-1]], axis=1)
+            column_one = jnp.concatenate([linear[:, :-1], 2 * linear[:, -1:]], axis=1)
+            form = jnp.concatenate([square, column_one[:, :, None]], axis=2)
+            return (form[:, row, column] * np.where(row == column, 0.5, 1).astype(form.dtype)[None],)
+        # On the diagonal a tile holds ij and ji.
+        times = np.where(row // TILE == column // TILE, 0.5, 1).astype(factor.dtype)
+        return -precision.at[:, row, column].get(mode="fill", fill_value=0) * times[None], linear
 
-    def sum_products(
-        self, gamma: Float[Array, "K B"], x: Float[Array, "D B"], products: Float[Array, "F B"]
-    ) -> Float[Array, "F K"]:
-        return contract("fb,kb->fk", products, gamma)  # the long side first: twice as fast on a CPU as its transpose
-
-    def unpack(self, sums: Float[Array, "F K"], n_features: int) -> Float[Array, "K D D"]:
-        _, row, column = _pairs(n_features)
+    def unpack(self, sums: tuple[Array, ...], n_features: int) -> tuple[Array, Array, Float[Array, "K D D"]]:
+        row, column = _products(n_features)
         place = np.zeros((row[-1] + 1, row[-1] + 1), np.int32)
         place[row, column] = place[column, row] = np.arange(len(row))
-        return jnp.moveaxis(sums[place[:n_features, :n_features]], -1, 0)
+        matrix = jnp.moveaxis(sums[0][place], -1, 0)
+        linear = matrix[:, n_features] if n_features < TILED else sums[1].T
+        return linear[:, n_features], linear[:, :n_features], matrix[:, :n_features, :n_features]
 
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         return contract("ij,j->i", root[label], noise)
@@ -89,17 +97,13 @@ class Full(Dense):
         return each(least_relative_eigenvalue, cov, contract("k,kij->ij", weights, cov))
 
 
-def _pairs(n_features: int) -> tuple[int, np.ndarray, np.ndarray]:
-    """Side of a tile, and the features (i, j) of each product: the upper triangle of x x^T, cut into square tiles.
-
-    Tiles of 8 x 8 are formed faster than single products, though there are a fifth more of them at D = 32. Products and
-    multiplications of 100,000 samples, K = 32, float32, single / tiles: D = 16 18 / 27 ms; D = 24 41 / 36; D = 32 70 / 60;
-    D = 48 155 / 115; D = 64 280 / 190; D = 128, K = 16 1010 / 550 (measured with fewer samples where D is large).
-    """
-    side = 8 if n_features >= 24 else 1
-    left, right = np.triu_indices(-(-n_features // side))
-    within = np.arange(side)
-    row = side * left[:, None, None] + within[None, :, None]
-    column = side * right[:, None, None] + within[None, None, :]
+def _products(n_features: int) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates i <= j of each product: of (x, 1), or of x cut into square tiles."""
+    if n_features < TILED:
+        return np.triu_indices(n_features + 1)
+    left, right = np.triu_indices(-(-n_features // TILE))
+    within = np.arange(TILE)
+    row = TILE * left[:, None, None] + within[None, :, None]
+    column = TILE * right[:, None, None] + within[None, None, :]
     row, column = np.broadcast_arrays(row, column)
-    return side, row.ravel(), column.ravel()
+    return row.ravel(), column.ravel()

@@ -39,9 +39,6 @@ class Spherical(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), n_features * jnp.log(cov))
 
-    def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "D B"]) -> Float[Array, "K B"]:
-        return precision[:, None] * jnp.sum(products, axis=0)[None]
-
     def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
         return jnp.maximum(cov, jnp.max(floor))
 

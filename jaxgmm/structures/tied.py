@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Float, Integer
 
 from jaxgmm.numerics import contract
-from jaxgmm.structures.base import Dense, Whitener
+from jaxgmm.structures.base import Dense, Whitener, constant_of, with_one
 from jaxgmm.structures.matrices import inverse_root
 
 
@@ -44,23 +44,22 @@ class Tied(Dense):
     def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
         return contract("ij,kjb->kib", factor, diff)
 
-    def precision(self, factor: Array) -> Float[Array, "D D"]:
-        return factor
+    def features(self, factor: Array, x: Float[Array, "D B"]) -> tuple[Float[Array, "_ B"]]:
+        white = contract("ij,jb->ib", factor, x)
+        return (jnp.concatenate([with_one(x), jnp.sum(white * white, axis=0, keepdims=True)]),)
 
-    def products(self, x: Float[Array, "D B"]) -> Float[Array, "0 B"]:
-        return x[:0]
+    def coefficients(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K _"]]:
+        white = contract("ij,kj->ki", factor, means)
+        linear = contract("ji,kj->ki", factor, white)
+        return (jnp.concatenate([linear, constant_of(white), jnp.full_like(white[:, :1], -0.5)], axis=1),)
 
-    def square(self, precision: Array, x: Float[Array, "D B"], products: Float[Array, "0 B"]) -> Float[Array, "1 B"]:
-        white = contract("ij,jb->ib", precision, x)
-        return jnp.sum(white * white, axis=0)[None]
+    def sum_features(self, gamma: Float[Array, "K B"], features: tuple[Array, ...]) -> tuple[Array, ...]:
+        x = features[0][:-2]
+        return *super().sum_features(gamma, features), contract("ib,jb->ij", jnp.sum(gamma, axis=0)[None] * x, x)
 
-    def sum_products(
-        self, gamma: Float[Array, "K B"], x: Float[Array, "D B"], products: Float[Array, "0 B"]
-    ) -> Float[Array, "D D"]:
-        return contract("ib,jb->ij", jnp.sum(gamma, axis=0)[None] * x, x)
-
-    def unpack(self, sums: Float[Array, "D D"], n_features: int) -> Float[Array, "D D"]:
-        return sums
+    def unpack(self, sums: tuple[Array, ...], n_features: int) -> tuple[Array, Array, Float[Array, "D D"]]:
+        linear, square = sums
+        return linear[n_features], linear[:n_features].T, square
 
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         return contract("ij,j->i", root, noise)
