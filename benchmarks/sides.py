@@ -73,13 +73,12 @@ def tgmm_steps(row: Row, X: np.ndarray) -> tuple[Steps, Callable[[Any], Moments]
 
     samples = torch.from_numpy(X)
     weights, means, covariances = (torch.from_numpy(part) for part in start(X, row.n_components))
-    covariances = torch.diagonal(covariances, dim1=1, dim2=2) if row.covariance_type == "diag" else covariances
 
     def run(n: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return GaussianMixture(
-                row.n_components, row.n_features, row.covariance_type, tol=0.0, max_iter=n, reg_covar=row.floor,
+                row.n_components, row.n_features, row.covariance_type, tol=1e-30, max_iter=n, reg_covar=row.floor,
                 init_weights=weights, init_means=means, init_covariances=covariances,
             ).fit(samples)  # fmt: skip
 
