@@ -23,10 +23,10 @@ BLOCK_BYTES = 1 << 23
 """Bytes of the temporaries of a block. Two cores, D = K = 32, float32: 102, 93, 84, 79 ms a pass for 1, 2, 4, 8 MiB."""
 
 
-SPLIT_BYTES = 1 << 18
-"""From this size on XLA:CPU divides a loop over an array between two threads, which pays from twice as much on. A pass with K x
-B = 2^15, 2^16, 2^17, 2^18 numbers: 200,000 x 8, K = 16 10 to 13, 15, 12, 9 ms; 200,000 x 32, K = 32, diag 34, 33 to 42, 29 to
-32, 28."""
+SPLIT = 1 << 16
+"""From so many numbers on XLA:CPU divides a loop over an array between two threads, which pays from twice as much on. A pass
+with K x B = 2^15, 2^16, 2^17, 2^18 numbers: 200,000 x 8, K = 16 10 to 13, 15, 12, 9 ms; 200,000 x 32, K = 32, diag 34, 33 to
+42, 29 to 32, 28."""
 
 
 def block_size(n_samples: int, per_sample: int, itemsize: int, rows: int = 0) -> int:
@@ -34,7 +34,7 @@ def block_size(n_samples: int, per_sample: int, itemsize: int, rows: int = 0) ->
     in cache."""
     fitting = max(1, BLOCK_BYTES // (itemsize * per_sample))
     size = 1 << min(12, max(7, fitting.bit_length() - 1))
-    if SPLIT_BYTES <= itemsize * rows * size < 2 * SPLIT_BYTES:
+    if SPLIT <= rows * size < 2 * SPLIT:
         size //= 2
     return min(n_samples, size)
 
