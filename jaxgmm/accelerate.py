@@ -37,7 +37,8 @@ class Squarem:
 
     From x0 the plain step leads to x1 and the next one would lead to x2. With r = x1 - x0 and v = (x2 - x1) - r the
     proposal is x0 + 2 a r + a^2 v, where a = |r| / |v| (a = 1 gives x2). The loop keeps it only if its objective is at
-    least that of x1; otherwise the next proposal is x2 itself, so a bad extrapolation costs one pass and no likelihood.
+    least that of x1; otherwise the next proposal is x2 itself, so a bad extrapolation costs one pass and no likelihood. While
+    plain steps are longer than ``CALM`` nothing is extrapolated.
 
     Attributes:
       to_free: state -> pytree in which any real numbers are a state, in comparable units.

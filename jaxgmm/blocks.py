@@ -33,10 +33,8 @@ def block_size(n_samples: int, per_sample: int, itemsize: int, rows: int = 0) ->
     """Samples a block: a power of two whose temporaries of ``per_sample`` numbers each, most in arrays of so many ``rows``, fit
     in cache."""
     fitting = max(1, BLOCK_BYTES // (itemsize * per_sample))
-    size = 1 << min(12, max(7, fitting.bit_length() - 1))
-    if SPLIT <= rows * size < 2 * SPLIT:
-        size //= 2
-    return min(n_samples, size)
+    size = min(n_samples, 1 << min(12, max(7, fitting.bit_length() - 1)))
+    return -(-size // 2) if SPLIT <= rows * size < 2 * SPLIT else size
 
 
 def fold(

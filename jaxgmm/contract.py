@@ -14,8 +14,10 @@ and independent roundings of the other leave an error of u (|W_k mu_k|^2 + D + t
 times 0.2 to 2.0, u the unit roundoff (80 cases, D = 2 to 128, DECISIONS 25): quadratic in the separation of the components
 in standard deviations. In the second form the coordinates are rounded by u | |W_k| s_k |, and the density errs by at most
 0.3 times that: linear in the separation. The third form loses nothing to separation. A pass takes the first form whose
-bound, the mean over samples sum_k pi_k of these, is within ``BUDGET``. The error of the sums, the first bound relative to
-Sigma_k, moves the likelihood by its square only, as the M-step stands at a maximum: ``SUMS_BUDGET``.
+estimate, the mean over samples sum_k pi_k of these, is within ``BUDGET``. The error of the sums of the first two is the
+first estimate relative to Sigma_k. It moves the likelihood by its square only, as the M-step stands at a maximum, but a
+component of few samples could be lost in it unseen: it is within ``SUMS_BUDGET`` on average and for each component that
+has the samples which its covariance needs.
 """
 
 from __future__ import annotations
@@ -144,7 +146,7 @@ def expect(
     n_lanes = jax.lax.axis_size(lanes) if lanes else 1
     if safest or X.shape[0] * params.means.size * params.n_features < SMALL:
         return centred(None)
-    form = safe_form(params, whitener)
+    form = safe_form(params, whitener, X.shape[0])
     if lanes:
         form = jax.lax.pmax(form, lanes)
 
@@ -168,15 +170,18 @@ def _nothing(structure: Structure, means: Float[Array, "K D"]) -> Statistics:
     return Statistics(zero, count, jnp.zeros_like(means), jnp.zeros(second.shape, second.dtype), zero, zero)
 
 
-def safe_form(params: GMMParams, whitener: Whitener) -> Integer[Array, ""]:
-    """The fastest form whose rounding stays within the budgets, from the mixture alone."""
+def safe_form(params: GMMParams, whitener: Whitener, n_samples: int) -> Integer[Array, ""]:
+    """The fastest form whose rounding stays within the budgets, from the mixture and the number of samples alone."""
     quadratic, linear = params.structure.reach(whitener.factor, params.cov, params.means)
     share = jnp.where(params.weights > 0, params.weights, 0)
     unit = jnp.finfo(params.means.dtype).eps / 2
-    sizes = (2 * quadratic, linear)  # the error is at most twice the first, and 0.3 times the second
-    quadratic, linear = (unit * jnp.sum(share * jnp.where(share > 0, size, 0)) for size in sizes)
-    expandable = quadratic <= BUDGET
-    whitenable = params.structure.separate & (linear <= BUDGET) & (quadratic <= SUMS_BUDGET)
+    # The error is about twice the first at most, and 0.3 times the second.
+    quadratic, linear = (unit * jnp.where(share > 0, size, 0) for size in (2 * quadratic, linear))
+    determined = share * n_samples >= params.structure.least_weight(params.n_features)  # the others are degenerate anyway
+    summable = jnp.max(jnp.where(determined, quadratic, 0)) <= SUMS_BUDGET
+    summable = summable & (jnp.sum(share * quadratic) <= SUMS_BUDGET)
+    expandable = summable & (jnp.sum(share * quadratic) <= BUDGET)
+    whitenable = summable & params.structure.separate & (jnp.sum(share * linear) <= BUDGET)
     return jnp.select([expandable, whitenable], [EXPANDED, WHITENED], CENTRED).astype(jnp.int32)
 
 

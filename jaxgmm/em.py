@@ -23,8 +23,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
-from jaxgmm import blocks, checks, contract, numerics
+from jaxgmm import blocks, checks, contract
 from jaxgmm.contract import deviations, log_gaussians, moments
+from jaxgmm.numerics import contract as multiply
 from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted, weighted_quantile
 from jaxgmm.params import GMMParams, cast, mixture_centre, moved
 from jaxgmm.sums import Statistics
@@ -41,7 +42,7 @@ def bayes(weights: Float[Array, " K"], log_density: Float[Array, "K B"]) -> tupl
     largest = jnp.where(largest == -jnp.inf, 0, largest)  # beyond the range of the dtype: ln p(x) is -inf, not NaN
     cap = jnp.log(jnp.finfo(log_density.dtype).max) - 1
     density = jnp.exp(jnp.minimum(log_density - largest[None], cap))
-    evidence = numerics.contract("k,kb->b", weights, density)  # 10 % of a pass faster than a sum of the products, at K = 8
+    evidence = multiply("k,kb->b", weights, density)  # 10 % of a pass faster than a sum of the products, at K = 8
     return weights[:, None] * density / evidence[None], largest + jnp.log(evidence)
 
 

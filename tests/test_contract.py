@@ -36,7 +36,7 @@ def sums(params, X, form):
 
 
 def chosen(params):
-    return int(contract.safe_form(params, params.structure.whitener(params.cov, K, D)))
+    return int(contract.safe_form(params, params.structure.whitener(params.cov, K, D), N))
 
 
 FORMS = [(name, form) for name in NAMES for form in range(3) if name == "full" or form != contract.WHITENED]
@@ -50,10 +50,10 @@ def test_forms_agree_in_double_precision(name, form, x64):
         np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-10)
 
 
-@pytest.mark.parametrize("n_features", [3, 26])
+@pytest.mark.parametrize("n_features", [3, 26, 31])
 @pytest.mark.parametrize("name", jaxgmm.structures.STRUCTURES)
 def test_features_stand_for_the_quadratic_form_and_the_moments(name, n_features):
-    """In single products and in tiles, of which the last is not full."""
+    """In single products, and (D = 31) in tiles, of which the last is not full."""
     structure = jaxgmm.structures.STRUCTURES[name]
     params, X = separated(name, 2.0, np.float32, n_features=n_features)
     factor, x = structure.whitener(params.cov, K, n_features).factor, jnp.asarray(X[:7].T)
@@ -91,6 +91,16 @@ def test_the_bound_covers_the_rounding_of_the_expanded_form(n_features, correlat
     found = sum(jnp.asarray(c) @ f for c, f in zip(coefficients, features, strict=True))
     error = np.abs(np.asarray(found) + exact / 2)[label, np.arange(N)]
     assert 0.02 * bound < error.mean() < bound
+
+
+def test_a_light_component_is_not_lost_in_the_sums():
+    """A tenth of a thousandth of the samples, far and narrow: its covariance would drown, and no likelihood would tell."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(99_990, 2)), [20, 0] + 0.01 * rng.normal(size=(10, 2))]).astype(np.float32)
+    covariances = np.stack([np.eye(2), 1e-4 * np.eye(2)])
+    params = GMMParams.from_moments(np.float32([0.9999, 0.0001]), np.float32([[0, 0], [20, 0]]), np.float32(covariances))
+    end = jaxgmm.maximise(params, em.collect(params, jnp.asarray(X), None, jnp.zeros(2)))
+    np.testing.assert_allclose(end.cov[1], np.cov(X[-10:].astype(np.float64).T, bias=True), rtol=1e-2, atol=1e-7)
 
 
 @pytest.mark.parametrize("distance", [1.0, 10.0, 100.0, 1000.0])

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxgmm import numerics
+from jaxgmm.structures.matrices import factors
 
 
 @settings(deadline=None)
@@ -39,3 +40,34 @@ def test_an_even_sequence_leaves_no_gap(n):
     assert numbers[0] >= 0
     assert numbers[-1] < 1
     assert np.diff(np.append(numbers, numbers[0] + 1)).max() < 3 / n
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 33, 70])
+def test_factors_are_those_of_numpy(n_features, x64):
+    """In one panel, and in several of which the last is not full; a bad pivot in a later panel shows."""
+    rng = np.random.default_rng(0)
+    roots = rng.normal(size=(3, n_features, 2 * n_features))
+    cov = roots @ np.swapaxes(roots, 1, 2) / n_features
+    bad = cov[2].copy()
+    bad[-1, -1] = -1
+    root, inverse = jax.jit(jax.vmap(factors))(jnp.asarray(np.stack([*cov[:2], bad])))
+    for k in range(2):
+        np.testing.assert_allclose(root[k], np.linalg.cholesky(cov[k]), rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(inverse[k] @ root[k], np.eye(n_features), atol=1e-10)
+    assert np.isnan(root[2]).any()
+    single = factors(jnp.asarray(cov[0], jnp.float32))
+    np.testing.assert_allclose(single[0], np.linalg.cholesky(cov[0]), rtol=1e-3, atol=1e-4)
+    assert single[1].dtype == jnp.float32
+
+
+@pytest.mark.parametrize("n_features", [2, 33])
+def test_factors_have_the_derivative_of_what_they_compute(n_features, x64):
+    """Along a direction that is not symmetric, too: only the symmetric part of a matrix is factored."""
+    rng = np.random.default_rng(0)
+    root = rng.normal(size=(n_features, 2 * n_features))
+    cov, along = jnp.asarray(root @ root.T / n_features), jnp.asarray(rng.normal(size=(n_features, n_features)))
+    _, tangents = jax.jvp(factors, (cov,), (along,))
+    step = 1e-6
+    ahead, behind = factors(cov + step * along), factors(cov - step * along)
+    for tangent, a, b in zip(tangents, ahead, behind, strict=True):
+        np.testing.assert_allclose(tangent, (a - b) / (2 * step), atol=1e-6)

@@ -13,10 +13,11 @@ from jaxgmm.numerics import contract, divide_or_keep
 from jaxgmm.structures.base import Dense, Whitener, constant_of, each, products, with_one
 from jaxgmm.structures.matrices import inverse_root, least_relative_eigenvalue
 
-TILE, TILED = 8, 24
-"""Side of a tile of products, and the features from which on products are formed in tiles: faster than one by one, though there
-are a fifth more at D = 32. Products and multiplications of 100,000 samples, K = 32, float32, single / tiles, in ms: 18 / 27 for
-D = 16, 41 / 36 for 24, 70 / 60 for 32, 155 / 115 for 48, 280 / 190 for 64; 1010 / 550 for D = 128, K = 16."""
+TILE, TILED, WASTE = 8, 24, 4 / 3
+"""Side of a tile of products; from how many features on products are formed in tiles, if these hold no more than so many times
+as many: tiles are faster than products one by one. Products and multiplications of 100,000 samples, K = 32, float32, single /
+tiles, in ms: 18 / 27 for D = 16, 41 / 36 for 24, 70 / 60 for 32, 155 / 115 for 48, 280 / 190 for 64; 1010 / 550 for D = 128, K
+= 16."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Full(Dense):
         return contract("kij,kjb->kib", factor, diff)
 
     def features(self, factor: Array, x: Float[Array, "D B"]) -> tuple[Float[Array, "_ B"], ...]:
-        if len(x) < TILED:
+        if not _tiled(len(x)):
             return (products(x, *_products(len(x))),)
         tiles = jnp.pad(x, ((0, -len(x) % TILE), (0, 0))).reshape(-1, TILE, x.shape[1])
         left, right = np.triu_indices(len(tiles))
@@ -62,7 +63,8 @@ class Full(Dense):
         precision, white = contract("kli,klj->kij", factor, factor), contract("kij,kj->ki", factor, means)
         linear = jnp.concatenate([contract("kji,kj->ki", factor, white), constant_of(white)], axis=1)
         row, column = _products(n_features)
-        if n_features < TILED:
+        if not _tiled(n_features):
+            # A symmetric form of (x, 1), its diagonal halved below.
             square = jnp.concatenate([-precision, linear[:, None, :-1]], axis=1)
             column_one = jnp.concatenate([linear[:, :-1], 2 * linear[:, -1:]], axis=1)
             form = jnp.concatenate([square, column_one[:, :, None]], axis=2)
@@ -76,7 +78,7 @@ class Full(Dense):
         place = np.zeros((row[-1] + 1, row[-1] + 1), np.int32)
         place[row, column] = place[column, row] = np.arange(len(row))
         matrix = jnp.moveaxis(sums[0][place], -1, 0)
-        linear = matrix[:, n_features] if n_features < TILED else sums[1].T
+        linear = sums[1].T if _tiled(n_features) else matrix[:, n_features]
         return linear[:, n_features], linear[:, :n_features], matrix[:, :n_features, :n_features]
 
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
@@ -97,9 +99,16 @@ class Full(Dense):
         return each(least_relative_eigenvalue, cov, contract("k,kij->ij", weights, cov))
 
 
+def _tiled(n_features: int) -> bool:
+    """Are products formed in tiles?"""
+    n_tiles = -(-n_features // TILE)
+    in_tiles, single = TILE**2 * n_tiles * (n_tiles + 1), (n_features + 1) * (n_features + 2)
+    return n_features >= TILED and in_tiles <= WASTE * single
+
+
 def _products(n_features: int) -> tuple[np.ndarray, np.ndarray]:
     """The coordinates i <= j of each product: of (x, 1), or of x cut into square tiles."""
-    if n_features < TILED:
+    if not _tiled(n_features):
         return np.triu_indices(n_features + 1)
     left, right = np.triu_indices(-(-n_features // TILE))
     within = np.arange(TILE)

@@ -26,6 +26,7 @@ luck."""
 @jax.custom_jvp
 def factors(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
     """The Cholesky factor L, cov = L L^T, and its inverse; NaN where ``cov`` is not positive definite."""
+    cov = (cov + cov.T) / 2  # as the derivative does
     n_features = cov.shape[-1]
     if n_features <= PANEL:
         return _by_columns(cov)

@@ -44,18 +44,18 @@ class Tied(Dense):
     def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
         return contract("ij,kjb->kib", factor, diff)
 
-    def features(self, factor: Array, x: Float[Array, "D B"]) -> tuple[Float[Array, "_ B"]]:
+    def features(self, factor: Array, x: Float[Array, "D B"]) -> tuple[Float[Array, "_ B"], Float[Array, "1 B"]]:
         white = contract("ij,jb->ib", factor, x)
-        return (jnp.concatenate([with_one(x), jnp.sum(white * white, axis=0, keepdims=True)]),)
+        return with_one(x), jnp.sum(white * white, axis=0, keepdims=True)  # apart, as restarts share the first only
 
-    def coefficients(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K _"]]:
+    def coefficients(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K _"], Float[Array, "K 1"]]:
         white = contract("ij,kj->ki", factor, means)
         linear = contract("ji,kj->ki", factor, white)
-        return (jnp.concatenate([linear, constant_of(white), jnp.full_like(white[:, :1], -0.5)], axis=1),)
+        return jnp.concatenate([linear, constant_of(white)], axis=1), jnp.full_like(white[:, :1], -0.5)
 
     def sum_features(self, gamma: Float[Array, "K B"], features: tuple[Array, ...]) -> tuple[Array, ...]:
-        x = features[0][:-2]
-        return *super().sum_features(gamma, features), contract("ib,jb->ij", jnp.sum(gamma, axis=0)[None] * x, x)
+        x = features[0][:-1]
+        return *super().sum_features(gamma, features[:1]), contract("ib,jb->ij", jnp.sum(gamma, axis=0)[None] * x, x)
 
     def unpack(self, sums: tuple[Array, ...], n_features: int) -> tuple[Array, Array, Float[Array, "D D"]]:
         linear, square = sums
