@@ -107,15 +107,18 @@ def chart(results: list[dict[str, Any]], file: Path) -> None:
     for i, r in enumerate(timed):
         ratio = r["ratio_of_medians"]
         ax.barh(i, ratio - 1, left=1, color="#0072B2" if r["peer"] == "scikit-learn" else "#E69F00")
-        ax.plot([r["must"]] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.5)
-        ax.text(1.1 * max(ratio, r["must"], 1), i, f"{ratio:.2g}", va="center")
+        asked = r["must"] if r["peer"] in (PLAIN, "scikit-learn") else None
+        if asked:
+            ax.plot([asked] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.5)
+        ax.text(1.1 * max(ratio, asked or 1, 1), i, f"{ratio:.2g}", va="center")
     ax.set_yticks(range(len(timed)), [f"{r['row']}\nagainst {r['peer']}" for r in timed], fontsize=8)
     ax.set_xscale("log")
+    ax.set_ylim(-0.7, len(timed) - 0.3)
     ax.axvline(1, color="grey", linewidth=0.8)
     ratios = [r["ratio_of_medians"] for r in timed] + [r["must"] for r in timed]
     ax.set_xlim(min(0.8, 0.8 * min(ratios)), 2 * max(ratios))
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set_xlabel("time of the peer over time of jaxgmm, medians (line: what we ask of ourselves)")
+    ax.set_xlabel("times as fast as the peer (medians; line: asked)")
     figure.savefig(file, dpi=150)
 
 
