@@ -178,9 +178,9 @@ def safe_form(params: GMMParams, whitener: Whitener, n_samples: int) -> Integer[
     # The error is about twice the first at most, and 0.3 times the second.
     quadratic, linear = (unit * jnp.where(share > 0, size, 0) for size in (2 * quadratic, linear))
     determined = share * n_samples >= params.structure.least_weight(params.n_features)  # the others are degenerate anyway
-    summable = jnp.max(jnp.where(determined, quadratic, 0)) <= SUMS_BUDGET
-    summable = summable & (jnp.sum(share * quadratic) <= SUMS_BUDGET)
-    expandable = summable & (jnp.sum(share * quadratic) <= BUDGET)
+    mean, largest = jnp.sum(share * quadratic), jnp.max(jnp.where(determined, quadratic, 0))
+    summable = jnp.maximum(mean, largest) <= SUMS_BUDGET
+    expandable = summable & (mean <= BUDGET)
     whitenable = summable & params.structure.separate & (jnp.sum(share * linear) <= BUDGET)
     return jnp.select([expandable, whitenable], [EXPANDED, WHITENED], CENTRED).astype(jnp.int32)
 
