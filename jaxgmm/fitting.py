@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,32 +15,19 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks, lanes
-from jaxgmm.batch import Batch, Data, Plan
+from jaxgmm.batch import Data, Plan
 from jaxgmm.initial import METHODS
 from jaxgmm.lanes import Samples
-from jaxgmm.loop import Status
 from jaxgmm.numerics import float_dtype
 from jaxgmm.params import GMMParams, cast, mixture_centre, moved
 from jaxgmm.result import FitResult
+from jaxgmm.rounds import Progress, alone, rounds
 from jaxgmm.structures import Structure, get_structure
 
 TOL = 1e-8
 MAX_ITER = 2000
 COVARIANCE_FLOOR = 1e-6
 N_RESTARTS = 8
-
-ROUND_SECONDS = 1.0
-FIRST_ROUND = 4
-"""Seconds that a round of passes is meant to last, and the passes of the first, before anything is known."""
-
-
-class Progress(NamedTuple):
-    """What a callback sees after each round, on the host."""
-
-    n_iter: int
-    max_iter: int
-    log_likelihood: np.ndarray  # (R,)
-    status: np.ndarray  # (R,) 0 while a lane runs
 
 
 def fit_from(
@@ -170,7 +156,7 @@ def fit(
     plan = Plan(structure, n_components, str(name), accelerate, trace, width)
     running = batch.begin(jax.random.split(key, n_restarts), data, start, None, n_restarts, floor, plan)
     advance = partial(batch.advance, data=data, most=max_iter, tol=tol, plan=plan)
-    running = advance(running, passes=max_iter) if traced else rounds(running, advance, int(max_iter), callback)
+    running = advance(running, passes=max_iter) if traced else alone(rounds(running, advance, int(max_iter), callback))
     return returned(batch.finish_one(running), offset)
 
 
@@ -268,23 +254,3 @@ def _fit_from(
     samples = Samples(X, sample_weight, mixture_centre(params), axis_name)
     lane = lanes.begin(params, samples, floor, accelerate, trace)
     return lanes.finish(lanes.advance(lane, samples, max_iter, tol, accelerate), samples.centre)
-
-
-def rounds(
-    running: Batch,
-    advance: Callable[..., Batch],
-    max_iter: int,
-    callback: Callable[[Progress], None] | None,
-) -> Batch:
-    """Advance in rounds of about a second: a compiled call cannot be interrupted, and a callback wants to be called."""
-    passes, done = FIRST_ROUND, 0
-    while done < max_iter and (np.asarray(running.lanes.carry.status) == Status.ITERATION_LIMIT).any():
-        began, before = time.perf_counter(), done
-        running = advance(running, passes=np.int32(min(passes, max_iter - done)))
-        status = np.asarray(running.lanes.carry.status)
-        done = min(int(running.taken), max_iter)
-        if callback is not None:
-            callback(Progress(done, max_iter, np.asarray(running.lanes.carry.sums.log_likelihood), status))
-        per_second = (done - before) / (time.perf_counter() - began)
-        passes = int(np.clip(per_second * ROUND_SECONDS, max(1, passes // 4), 16 * passes))
-    return running

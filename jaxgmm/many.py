@@ -15,10 +15,11 @@ from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks
 from jaxgmm.batch import Data, Plan
-from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, returned, rounds
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, returned
 from jaxgmm.initial import METHODS
 from jaxgmm.numerics import float_dtype
 from jaxgmm.result import FitResult
+from jaxgmm.rounds import Run, at_once, rounds, together
 from jaxgmm.structures import Structure, get_structure
 
 CHUNK_BYTES = 1 << 26
@@ -28,6 +29,9 @@ STATES = 4
 """How often a lane's parameters are held: as state, as sums, as the next of both."""
 
 SMALLEST_BUCKET = 16
+
+LEAST_LANES = 16
+"""Lanes of a chunk, if there are so many: fewer are not worth a chunk of their own."""
 
 
 class Chunk(NamedTuple):
@@ -99,23 +103,26 @@ def fit_many(
     checks.refuse_trace("fit_many", advice, options)
     floor, tol, passes, accelerate, trace = options
     finished = _counter(len(sets), progress)
-    ends: list[tuple[np.ndarray, FitResult]] = []
     n_features = sets[0].shape[1]
     of_state = STATES * n_restarts * (math.prod(structure.shape(n_components, n_features)) + n_components * (n_features + 2))
-    for chunk in _chunks(sets, weights, of_state):
-        n_sets = chunk.X.shape[0]
-        n_lanes, n_live = n_sets * n_restarts, len(chunk.place) * n_restarts
+
+    def ends_of(chunk: Chunk) -> Run[tuple[np.ndarray, FitResult]]:
+        n_sets, n_wanted = len(chunk.X), len(chunk.place)
+        n_lanes, n_live = n_sets * n_restarts, n_wanted * n_restarts
         data = Data(chunk.X, chunk.weight, jnp.arange(n_lanes, dtype=jnp.int32) // n_restarts)
         plan = Plan(structure, n_components, init, accelerate, trace, width=batch.good_width(data, n_lanes, n_components))
         keys = _keys(key, jnp.asarray(np.resize(chunk.place, n_sets)), n_restarts)
-        running = batch.begin(keys, data, None, None, n_live, floor, plan)
-        running = rounds(running, partial(batch.advance, data=data, most=passes, tol=tol, plan=plan), int(passes), None)
-        n_wanted = len(chunk.place)
-        end = jax.tree.map(lambda leaf, n=n_wanted: np.asarray(leaf)[:n], batch.finish(running, n_restarts))
-        ends.append((chunk.place, returned(end, None if chunk.offset is None else chunk.offset[:n_wanted])))
+        running = yield partial(batch.begin, keys, data, None, None, n_live, floor, plan)
+        running = yield from rounds(running, partial(batch.advance, data=data, most=passes, tol=tol, plan=plan), int(passes))
+        end = yield partial(batch.finish, running, n_restarts)
+        end = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_wanted], end)
         finished(n_wanted)
-    place = np.argsort(np.concatenate([index for index, _ in ends]))
-    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[place]), *[end for _, end in ends])
+        return chunk.place, returned(end, None if chunk.offset is None else chunk.offset[:n_wanted])
+
+    chunks = _chunks(sets, weights, of_state, -(-LEAST_LANES // n_restarts))
+    places, ends = zip(*together(ends_of(chunk) for chunk in chunks), strict=True)
+    order = np.argsort(np.concatenate(places))
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[order]), *ends)
 
 
 def _sets(X: Any, sample_weight: Any, groups: Any) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
@@ -159,20 +166,24 @@ def _weights(sets: list[np.ndarray], given: Any) -> list[np.ndarray]:
     return weights
 
 
-def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None, of_state: int) -> Iterator[Chunk]:
-    """Data sets of like sizes together, in chunks of bounded memory; each has ``of_state`` numbers besides its samples."""
+def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None, of_state: int, least: int) -> Iterator[Chunk]:
+    """Data sets of like sizes together, in chunks of bounded memory and of ``least`` sets or more, one for each run at once.
+
+    Each set has ``of_state`` numbers besides its samples.
+    """
     sizes = np.array([len(x) for x in sets])
     buckets = sizes if np.ptp(sizes) == 0 else _bucket(sizes)
     halves = {x.dtype for x in sets if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4}
     wide = np.result_type(*({x.dtype for x in sets} - halves), *([np.float32] if halves else []))
     dtype = float_dtype(np.empty(0, wide))
-    n_features = sets[0].shape[1]
+    n_features, sides = sets[0].shape[1], at_once()
     for size in np.unique(buckets):
         members = np.flatnonzero(buckets == size)
-        most = _power_of_two(max(1, CHUNK_BYTES // int((size * n_features + of_state) * dtype.itemsize)))
+        fitting = _power_of_two(max(1, CHUNK_BYTES // sides // int((size * n_features + of_state) * dtype.itemsize)))
+        most = min(fitting, max(least, -(-len(members) // sides)), len(members))
+        n_sets = _power_of_two(2 * most - 1)  # the next one up
         for first in range(0, len(members), most):
             index = members[first : first + most]
-            n_sets = _power_of_two(2 * len(index) - 1)  # the next one up
             X = np.zeros((n_sets, size, n_features), wide)
             weight = None
             if weights is None and (sizes[index] == size).all():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -16,11 +17,12 @@ from jax.typing import ArrayLike
 from jaxgmm import batch, checks
 from jaxgmm.batch import Plan
 from jaxgmm.criteria import log_certainty
-from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, Progress, admit, check_options, returned, rounds
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, admit, check_options, returned
 from jaxgmm.initial import METHODS
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, n_free_parameters
 from jaxgmm.result import FitResult
+from jaxgmm.rounds import Progress, Run, rounds, together
 from jaxgmm.structures import STRUCTURES, Structure, get_structure
 
 
@@ -119,14 +121,16 @@ def sweep(
     n_lanes = len(keys)
     total = n_present if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
-    rows: list[dict[str, Any]] = []
-    for structure in structures:
+    def rows_of(structure: Structure) -> Run[list[dict[str, Any]]]:
         plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(data, n_lanes, max(counts)))
-        running = batch.begin(keys, data, None, n_used, n_lanes, floor, plan)
-        running = rounds(running, partial(batch.advance, data=data, most=passes, tol=tol, plan=plan), int(passes), callback)
-        ends = batch.finish(running, n_restarts)
-        certainty = np.asarray(_log_certainty(ends.params, data.X, data.weight), np.float64)
+        running = yield partial(batch.begin, keys, data, None, n_used, n_lanes, floor, plan)
+        advance = partial(batch.advance, data=data, most=passes, tol=tol, plan=plan)
+        running = yield from rounds(running, advance, int(passes), callback)
+        ends = yield partial(batch.finish, running, n_restarts)
+        certainty = yield partial(_log_certainty, ends.params, data.X, data.weight)
+        certainty = np.asarray(certainty, np.float64)
         ends = jax.tree.map(np.asarray, ends)  # slices of many shapes: NumPy compiles nothing for them
+        rows = []
         for i, k in enumerate(counts):
             end = jax.tree.map(lambda leaf, i=i: leaf[i], ends)
             result = returned(end._replace(params=_narrowed(end.params, k)), offset)
@@ -145,6 +149,9 @@ def sweep(
                     "results": result,
                 }
             )
+        return rows
+
+    rows = list(chain.from_iterable(together(rows_of(structure) for structure in structures)))
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
     return Sweep(**arrays, results=tuple(columns["results"]), best=_best(arrays[criterion], arrays["status"]))

@@ -14,7 +14,7 @@ FLOORS = {
     1: ["accelerate", "structures"],
     2: ["params", "sums", "contract", "result"],
     3: ["em"],
-    4: ["clusters", "initial", "lanes", "batch", "density", "criteria"],
+    4: ["clusters", "initial", "lanes", "batch", "rounds", "density", "criteria"],
     5: ["fitting"],
     6: ["many", "selection"],
     7: ["cache", "io", "plotting", "tables"],
@@ -28,6 +28,7 @@ STEPS = {
     "result": {"params"},
     "initial": {"clusters"},
     "batch": {"clusters", "initial", "lanes"},
+    "rounds": {"batch"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -7,7 +7,7 @@ import pytest
 from structures import random_samples
 
 import jaxgmm
-from jaxgmm import Status, batch, fitting, initial, loop, many
+from jaxgmm import Status, batch, initial, loop, many, rounds
 from jaxgmm.structures import get_structure
 
 KEY = jax.random.key(0)
@@ -157,10 +157,19 @@ def test_lanes_that_have_ended_are_left_alone():
 
 
 def test_chunks_count_the_states_of_lanes(sets, monkeypatch):
+    monkeypatch.setattr(many, "at_once", lambda: 1)
     monkeypatch.setattr(many, "CHUNK_BYTES", 4 * 4 * (30 * 2 + 40))
     same = [sets[0]] * 8
-    assert [len(chunk.place) for chunk in many._chunks(same, None, 40)] == [4, 4]
-    assert [len(chunk.place) for chunk in many._chunks(same, None, 140)] == [2, 2, 2, 2]
+    assert [len(chunk.place) for chunk in many._chunks(same, None, 40, 1)] == [4, 4]
+    assert [len(chunk.place) for chunk in many._chunks(same, None, 140, 1)] == [2, 2, 2, 2]
+
+
+def test_chunks_share_the_cores_and_one_program(sets, monkeypatch):
+    for cores, least, shares, padded in ((1, 1, [9], 16), (2, 1, [5, 4], 8), (4, 1, [3, 3, 3], 4), (4, 4, [4, 4, 1], 4)):
+        monkeypatch.setattr(many, "at_once", lambda cores=cores: cores)
+        chunks = list(many._chunks([sets[0]] * 9, None, 40, least))
+        assert [len(chunk.place) for chunk in chunks] == shares
+        assert {len(chunk.X) for chunk in chunks} == {padded}
 
 
 @pytest.mark.slow
@@ -200,7 +209,7 @@ def test_the_length_of_rounds_changes_nothing(monkeypatch):
     X = (np.repeat(centres, 40, axis=0) + scale * rng.normal(size=(640, 3))).astype(np.float32)
     ends = []
     for seconds in (1e-9, 0.02, 1e9):
-        monkeypatch.setattr(fitting, "ROUND_SECONDS", seconds)
+        monkeypatch.setattr(rounds, "ROUND_SECONDS", seconds)
         ends.append(
             jaxgmm.fit(KEY, X, 16, covariance_type="diag", n_restarts=24, tol=1e-5, max_iter=150, init="random_from_data")
         )

@@ -3,7 +3,7 @@
 Factors are computed here, not by LAPACK. On a CPU, JAX maps a batch of LAPACK calls over the same threads that wait for them,
 so two such calls side by side, Cholesky factors and eigenvalues of K matrices, can wait for each other for ever (two cores,
 K = 50, D = 64: a fit hung, DECISIONS 26). And OpenBLAS has threads of its own, which stay awake beside those of XLA: the pass
-after it took 20 to 30 % longer (100,000 x 32, K = 32). Eigenvalues are still LAPACK's, never two calls of it side by side.
+after it took 20 to 30 % longer (100,000 x 32, K = 32). Eigenvalues are still LAPACK's, one matrix a call.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_batching import sequential_vmap
 from jaxtyping import Bool, Float
 
 from jaxgmm.numerics import contract, varying_with
@@ -88,10 +89,26 @@ def inverse_root(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[A
     return inverse, 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
 
 
+def eigen(matrix: Float[Array, "D D"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
+    """Eigenvalues, rising, and eigenvectors of a symmetric matrix; on a CPU one matrix after the other under ``vmap``.
+
+    A single matrix is LAPACK's in the thread that asks, and waits for no other: fits may go on side by side.
+    """
+    return lax.platform_dependent(matrix, cpu=_one_by_one, default=_eigh)
+
+
+def _eigh(matrix: Float[Array, "D D"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
+    values, vectors = jnp.linalg.eigh(matrix)
+    return values, vectors
+
+
+_one_by_one = sequential_vmap(_eigh)
+
+
 def least_relative_eigenvalue(cov: Float[Array, "D D"], pooled: Float[Array, "D D"]) -> Float[Array, ""]:
     """Smallest eigenvalue of ``cov`` in the metric of ``pooled``."""
     inverse, _ = inverse_root(pooled)
-    return jnp.linalg.eigvalsh(contract("ij,jk,lk->il", inverse, cov, inverse))[0]
+    return eigen(contract("ij,jk,lk->il", inverse, cov, inverse))[0][0]
 
 
 def binds(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Bool[Array, ""]:
@@ -109,7 +126,7 @@ def clip(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, "D
 @jax.custom_jvp
 def _raise_eigenvalues(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
     """The symmetric matrix with eigenvalues below one raised to one."""
-    values, vectors = jnp.linalg.eigh(matrix)
+    values, vectors = eigen(matrix)
     half = vectors * jnp.sqrt(jnp.maximum(values, 1))[None, :]
     return contract("ij,kj->ik", half, half)
 
@@ -117,7 +134,7 @@ def _raise_eigenvalues(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
 @_raise_eigenvalues.defjvp
 def _raise_eigenvalues_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """By divided differences of max(., 1) (Daleckii and Krein 1965): equal eigenvalues, where vectors turn, do no harm."""
-    values, vectors = jnp.linalg.eigh(primals[0])
+    values, vectors = eigen(primals[0])
     raised = jnp.maximum(values, 1)
     gap = values[:, None] - values[None, :]
     apart = jnp.abs(gap) > jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
