@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer, Shaped
 
 from jaxgmm import blocks, loop
 from jaxgmm.contract import moments
-from jaxgmm.numerics import apply_if, contract, evenly, place, varying_with
+from jaxgmm.numerics import apply_if, contract, divide_or_keep, evenly, place, varying_with
 from jaxgmm.structures import get_structure
 from jaxgmm.structures.matrices import inverse_root
 
@@ -24,16 +24,21 @@ LLOYD_PASSES = 30
 LLOYD_TOL = 1e-4
 """Lloyd's passes, and the fall of the mean squared distance, per feature, at which they stop."""
 
-TRIES, TRY_PASSES, NEAR = 4, 5, 1.1
-"""Sets of seeds, Lloyd's passes that each is given, and how many times less inertia a later one needs to take the place of
-an earlier: a gross local optimum is left, and restarts stay as diverse as they were (DECISIONS.md)."""
+TRIES, TRY_PASSES, FAR = 8, 2, 0.3
+"""Sets of seeds, Lloyd's passes that each is given, and the nats by which a later one needs to tell clusters better apart to
+take the place of an earlier: a gross local optimum is left, and restarts stay diverse (DECISIONS.md)."""
 
+OUTLIER_PASSES = 5
 OUTLIER_ROUNDS = 4
 OUTLIER_SHARE = 0.1
-"""How often, and up to what share of the weight, clusters too small for a covariance are set aside as outliers."""
+"""Lloyd's passes of a search, how often, and up to what share of the weight, clusters too small for a covariance are set aside
+as outliers."""
 
 TINY_COST = 1e3
-"""How many times the inertia of a try counts that leaves a cluster too small for a covariance."""
+"""Nats by which a try is worse that leaves a cluster too small for a covariance."""
+
+COINCIDENT = 1e-4
+"""Variance within clusters below which they could not be further apart: 1 - 1 is all rounding."""
 
 UNSEEN = 1e30
 """Inertia of centres that no pass has seen."""
@@ -156,7 +161,7 @@ def without_outliers(
         mean, cov = whole(X, kept)
         frame = Frame(mean, cov, inverse_root(cov)[0])
         z = frame.white(X)
-        found = lloyd_passes(z, kept, seeds(uniforms, z, kept, n_used, turn), TRY_PASSES)
+        found = lloyd_passes(z, kept, seeds(uniforms, z, kept, n_used, turn), OUTLIER_PASSES)
         label, count = nearest(z, found.state), found.sums.n_k
         small = (count > 0) & (count < least)
         rest = jnp.where(small[label], 0, kept)
@@ -224,11 +229,11 @@ def cluster(
         begun = apply_if(~is_last, lambda _: seeds(uniforms, z, weight, n_used, turn), best[0])
         found = lloyd_passes(z, weight, begun, jnp.where(is_last, LLOYD_PASSES, TRY_PASSES))
         tiny = jnp.any((found.sums.n_k > 0) & (found.sums.n_k < least))
-        cost = found.sums.inertia * jnp.where(tiny, TINY_COST, 1)
-        better = is_last | (NEAR * cost < best[1])
+        cost = log_within(found.sums) + jnp.where(tiny, TINY_COST, 0)
+        better = is_last | (turn == 0) | (cost < best[1] - FAR)
         return (jnp.where(better, found.state, best[0]), jnp.where(better, cost, best[1])), None
 
-    start = jnp.zeros((uniforms.shape[1], z.shape[0]), z.dtype), jnp.asarray(jnp.inf, z.dtype)
+    start = jnp.zeros((uniforms.shape[1], z.shape[0]), z.dtype), jnp.zeros((), z.dtype)
     turns = jnp.arange(TRIES + 1, dtype=jnp.int32)
     return lax.scan(attempt, varying_with(start, z, weight, uniforms), turns)[0][0]
 
@@ -238,6 +243,16 @@ class ClusterSums(NamedTuple):
     first: Array  # (K, D) sum of its whitened samples
     inertia: Array  # () sum of squared distances to the nearest centre
     weight: Array  # ()
+
+
+def log_within(sums: ClusterSums) -> Float[Array, ""]:
+    """ln |1 - B|, B the scatter of cluster means: as the frame makes the covariance one, 1 - B is that within clusters.
+
+    Unlike inertia, the trace of 1 - B, it sees a gap that whitening has shortened (Friedman and Rubin 1967).
+    """
+    root = jnp.sqrt(sums.n_k / sums.weight)[:, None] * divide_or_keep(sums.first, sums.n_k, jnp.zeros_like(sums.first))
+    identity = jnp.eye(root.shape[1], dtype=root.dtype)
+    return inverse_root((1 + COINCIDENT) * identity - contract("ki,kj->ij", root, root))[1]
 
 
 def lloyd_passes(
@@ -259,8 +274,7 @@ def lloyd_passes(
         return blocks.fold(step, (z.T, weight), None, size, z.dtype, centres)[0]
 
     def maximise(centres: Float[Array, "K D"], sums: ClusterSums) -> Float[Array, "K D"]:
-        empty = sums.n_k[:, None] <= 0
-        return jnp.where(empty, centres, sums.first / jnp.where(empty, 1, sums.n_k[:, None]))
+        return divide_or_keep(sums.first, sums.n_k, centres)
 
     def objective(sums: ClusterSums) -> loop.Objective:
         zero, resolution = jnp.zeros_like(sums.inertia), LLOYD_TOL * jnp.asarray(n_features, z.dtype)
