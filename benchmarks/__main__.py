@@ -122,6 +122,14 @@ def chart(results: list[dict[str, Any]], file: Path) -> None:
     figure.savefig(file, dpi=150)
 
 
+def kept(file: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results in a file, which must be of this day, machine and versions for others to stand beside them."""
+    found = json.loads(file.read_text())
+    if found["machine"] != about:
+        raise SystemExit(f"{file} holds results of another day, machine or version: {found['machine']}.")
+    return found["results"]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -130,10 +138,12 @@ def main() -> int:
         help="five rounds instead of nine, scikit-learn only, memory in its own row only, no row of minutes",
     )
     parser.add_argument("--rows", default="", help="only the workloads whose name holds this text")
-    parser.add_argument("--json", type=Path, help="write results and versions to this file")
+    parser.add_argument("--json", type=Path, help="write results and versions to this file; with --rows the others stay in it")
     parser.add_argument("--chart", type=Path, help="draw the ratios to this picture")
     options = parser.parse_args()
     console = Console()
+    about = machine()
+    before = kept(options.json, about) if options.rows and options.json and options.json.exists() else []
     results = []
     for row in ROWS.values():
         if options.rows in row.name and not (row.slow and options.quick):
@@ -141,7 +151,8 @@ def main() -> int:
                 p for p in row.peers if p in (ALONE, PLAIN) or (_installed(p) and (p == "scikit-learn" or not options.quick))
             ]
             results += measure(row, peers, options.quick, console)
-    about = machine()
+    latest = {(r["row"], r["peer"]): r for r in before + results}
+    results = sorted(latest.values(), key=lambda r: list(ROWS).index(r["row"]))
     console.print(table(results))
     console.print(f"{about['date']}, {about['processor']}, {about['cores']} cores, {about['versions']}", highlight=False)
     if options.json:

@@ -250,9 +250,14 @@ def log_within(sums: ClusterSums) -> Float[Array, ""]:
 
     Unlike inertia, the trace of 1 - B, it sees a gap that whitening has shortened (Friedman and Rubin 1967).
     """
-    root = jnp.sqrt(sums.n_k / sums.weight)[:, None] * divide_or_keep(sums.first, sums.n_k, jnp.zeros_like(sums.first))
-    identity = jnp.eye(root.shape[1], dtype=root.dtype)
-    return inverse_root((1 + COINCIDENT) * identity - contract("ki,kj->ij", root, root))[1]
+    means = divide_or_keep(sums.first, sums.n_k, jnp.zeros_like(sums.first))
+    root = jnp.sqrt(sums.n_k / sums.weight)[:, None] * means  # B = root^T root
+    n_components, n_features = root.shape
+    one = 1 + COINCIDENT
+    if n_components < n_features:  # the determinant of the smaller of the two products, and ones
+        rest = (n_features - n_components) * math.log(one)
+        return rest + inverse_root(one * jnp.eye(n_components, dtype=root.dtype) - contract("ki,li->kl", root, root))[1]
+    return inverse_root(one * jnp.eye(n_features, dtype=root.dtype) - contract("ki,kj->ij", root, root))[1]
 
 
 def lloyd_passes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -234,9 +235,17 @@ def centred(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.nd
             f"X is float64, but JAX computes in float32, whose steps of {step[first]:.2g} in column {first[-1]} are more than "
             f"a thousandth of its standard deviation {spread[first]:.2g}. The fit is centred and sound, but means and later "
             'predictions lose digits. Subtract the mean, or set jax.config.update("jax_enable_x64", True).',
-            stacklevel=4,
+            stacklevel=_frames_of_ours(),
         )
     return away, offset
+
+
+def _frames_of_ours() -> int:
+    """The ``stacklevel`` at which a warning of the function that asks points to the code of the user."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("jaxgmm."):
+        frame, level = frame.f_back, level + 1
+    return level
 
 
 @partial(jax.jit, static_argnames=("accelerate", "trace", "axis_name"))

@@ -70,7 +70,7 @@ def fit_many(
     ``fit``.
 
     Args:
-      key: random key; see ``fit``.
+      key: random key; see ``fit``. How many runs are under way depends on the cores, and rounding on that.
       X: (M, N, D) samples of M data sets; or a sequence of M arrays (N_i, D), N_i from one up, computed in the widest of
         their dtypes; or, with ``groups``, a table (N, D) of all samples.
       n_components: K, the same for all.
@@ -119,8 +119,9 @@ def fit_many(
         finished(n_wanted)
         return chunk.place, returned(end, None if chunk.offset is None else chunk.offset[:n_wanted])
 
-    chunks = _chunks(sets, weights, of_state, -(-LEAST_LANES // n_restarts))
-    places, ends = zip(*together(ends_of(chunk) for chunk in chunks), strict=True)
+    sides = at_once()
+    chunks = _chunks(sets, weights, of_state, sides, -(-LEAST_LANES // n_restarts))
+    places, ends = zip(*together((ends_of(chunk) for chunk in chunks), sides), strict=True)
     order = np.argsort(np.concatenate(places))
     return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[order]), *ends)
 
@@ -166,8 +167,8 @@ def _weights(sets: list[np.ndarray], given: Any) -> list[np.ndarray]:
     return weights
 
 
-def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None, of_state: int, least: int) -> Iterator[Chunk]:
-    """Data sets of like sizes together, in chunks of bounded memory and of ``least`` sets or more, one for each run at once.
+def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None, of_state: int, sides: int, least: int) -> Iterator[Chunk]:
+    """Data sets of like sizes together, in ``sides`` chunks or more; of ``least`` sets, if memory and their number allow.
 
     Each set has ``of_state`` numbers besides its samples.
     """
@@ -176,17 +177,18 @@ def _chunks(sets: list[np.ndarray], weights: list[np.ndarray] | None, of_state: 
     halves = {x.dtype for x in sets if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize < 4}
     wide = np.result_type(*({x.dtype for x in sets} - halves), *([np.float32] if halves else []))
     dtype = float_dtype(np.empty(0, wide))
-    n_features, sides = sets[0].shape[1], at_once()
+    n_features = sets[0].shape[1]
     for size in np.unique(buckets):
         members = np.flatnonzero(buckets == size)
         fitting = _power_of_two(max(1, CHUNK_BYTES // sides // int((size * n_features + of_state) * dtype.itemsize)))
         most = min(fitting, max(least, -(-len(members) // sides)), len(members))
         n_sets = _power_of_two(2 * most - 1)  # the next one up
+        full = weights is None and (sizes[members] == size).all()  # of all chunks alike: they share a program
         for first in range(0, len(members), most):
             index = members[first : first + most]
             X = np.zeros((n_sets, size, n_features), wide)
             weight = None
-            if weights is None and (sizes[index] == size).all():
+            if full:
                 X[: len(index)] = np.stack([sets[member] for member in index])
             else:
                 weight = np.zeros((n_sets, size), dtype)

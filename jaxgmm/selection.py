@@ -22,7 +22,7 @@ from jaxgmm.initial import METHODS
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, n_free_parameters
 from jaxgmm.result import FitResult
-from jaxgmm.rounds import Progress, Run, rounds, together
+from jaxgmm.rounds import Progress, Run, at_once, rounds, together
 from jaxgmm.structures import STRUCTURES, Structure, get_structure
 
 
@@ -85,7 +85,7 @@ def sweep(
       n_components: the numbers of components, or one.
       covariance_type: a structure or several.
       criterion: "bic", "aic" or "icl", what ``best`` is chosen by.
-      callback: called with a ``Progress`` of the restarts of one structure after each round.
+      callback: called with a ``Progress`` of the fits of one structure after each round; structures take turns.
       n_restarts, init, sample_weight, tol, max_iter, covariance_floor, accelerate: see ``fit``; ``init`` by name.
 
     Raises:
@@ -125,7 +125,7 @@ def sweep(
         plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(data, n_lanes, max(counts)))
         running = yield partial(batch.begin, keys, data, None, n_used, n_lanes, floor, plan)
         advance = partial(batch.advance, data=data, most=passes, tol=tol, plan=plan)
-        running = yield from rounds(running, advance, int(passes), callback)
+        running = yield from rounds(running, advance, int(passes), callback, structure.name)
         ends = yield partial(batch.finish, running, n_restarts)
         certainty = yield partial(_log_certainty, ends.params, data.X, data.weight)
         certainty = np.asarray(certainty, np.float64)
@@ -151,7 +151,7 @@ def sweep(
             )
         return rows
 
-    rows = list(chain.from_iterable(together(rows_of(structure) for structure in structures)))
+    rows = list(chain.from_iterable(together(map(rows_of, structures), at_once(data.X))))
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
     return Sweep(**arrays, results=tuple(columns["results"]), best=_best(arrays[criterion], arrays["status"]))

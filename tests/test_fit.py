@@ -269,7 +269,8 @@ def test_forward_mode_goes_through_fit_from(x64):
     def means(t):
         return jaxgmm.fit_from(start, X + t * direction, tol=0.0, max_iter=5).params.means
 
-    _, slope = jax.jvp(means, (0.0,), (1.0,))
+    slope, twice = jax.vmap(lambda along: jax.jvp(means, (0.0,), (along,))[1])(jnp.array([1.0, 2.0]))
+    np.testing.assert_allclose(twice, 2 * slope, rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(slope, (means(1e-6) - means(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-6)
 
 
@@ -282,7 +283,7 @@ def test_forward_mode_goes_through_a_floor_that_binds_alike_in_two_directions(x6
     def cov(t):
         return jaxgmm.fit_from(start, X * (1 + t), tol=0.0, max_iter=3, covariance_floor=1e-3).params.cov
 
-    _, slope = jax.jvp(cov, (0.0,), (1.0,))
+    slope, _ = jax.vmap(lambda along: jax.jvp(cov, (0.0,), (along,))[1])(jnp.array([1.0, 2.0]))
     np.testing.assert_allclose(slope, (cov(1e-6) - cov(-1e-6)) / 2e-6, rtol=1e-5, atol=1e-8)
 
 

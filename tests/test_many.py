@@ -1,5 +1,8 @@
 """Many fits in one call: each equals the fit alone; grids; who drops out."""
 
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -157,19 +160,20 @@ def test_lanes_that_have_ended_are_left_alone():
 
 
 def test_chunks_count_the_states_of_lanes(sets, monkeypatch):
-    monkeypatch.setattr(many, "at_once", lambda: 1)
     monkeypatch.setattr(many, "CHUNK_BYTES", 4 * 4 * (30 * 2 + 40))
     same = [sets[0]] * 8
-    assert [len(chunk.place) for chunk in many._chunks(same, None, 40, 1)] == [4, 4]
-    assert [len(chunk.place) for chunk in many._chunks(same, None, 140, 1)] == [2, 2, 2, 2]
+    assert [len(chunk.place) for chunk in many._chunks(same, None, 40, 1, 1)] == [4, 4]
+    assert [len(chunk.place) for chunk in many._chunks(same, None, 140, 1, 1)] == [2, 2, 2, 2]
 
 
-def test_chunks_share_the_cores_and_one_program(sets, monkeypatch):
+def test_chunks_share_the_cores_and_one_program(sets):
     for cores, least, shares, padded in ((1, 1, [9], 16), (2, 1, [5, 4], 8), (4, 1, [3, 3, 3], 4), (4, 4, [4, 4, 1], 4)):
-        monkeypatch.setattr(many, "at_once", lambda cores=cores: cores)
-        chunks = list(many._chunks([sets[0]] * 9, None, 40, least))
+        chunks = list(many._chunks([sets[0]] * 9, None, 40, cores, least))
         assert [len(chunk.place) for chunk in chunks] == shares
         assert {len(chunk.X) for chunk in chunks} == {padded}
+    ragged = list(many._chunks([random_samples(n=n) for n in (32, 32, 30, 30)], None, 40, 2, 1))
+    assert [len(chunk.place) for chunk in ragged] == [2, 2]
+    assert all(chunk.weight is not None for chunk in ragged)
 
 
 @pytest.mark.slow
@@ -234,3 +238,18 @@ def test_a_single_start_splits_two_clusters_along_the_gap():
     found = jaxgmm.fit_many(KEY, sets, 2, n_restarts=1, tol=1e-3)
     means = np.asarray(found.params.means)
     assert (np.linalg.norm(means[:, 0] - means[:, 1], axis=1) < 3).sum() <= 3
+
+
+@pytest.mark.slow
+def test_the_warning_of_lost_digits_points_to_the_user():
+    """In a process of its own: what checks types here stands between the frames."""
+    program = """if True:
+        import warnings, jax, jaxgmm, numpy as np
+        sets = [np.random.default_rng(i).normal(size=(30, 2)) + 1e6 for i in range(5)]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            jaxgmm.fit_many(jax.random.key(0), sets, 2, covariance_type="diag", max_iter=1)
+            jaxgmm.fit(jax.random.key(0), sets[0], 2, covariance_type="diag", max_iter=1)
+        assert {(w.filename, "lose digits" in str(w.message)) for w in caught} == {("<string>", True)}, caught
+    """
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=200)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.custom_batching import sequential_vmap
+from jax.custom_batching import custom_vmap
 from jaxtyping import Bool, Float
 
 from jaxgmm.numerics import contract, varying_with
@@ -102,13 +102,20 @@ def _eigh(matrix: Float[Array, "D D"]) -> tuple[Float[Array, " D"], Float[Array,
     return values, vectors
 
 
-_one_by_one = sequential_vmap(_eigh)
+_one_by_one = custom_vmap(_eigh)
+
+
+@_one_by_one.def_vmap
+def _(axis_size: int, batched: list[bool], matrix: Array) -> tuple[tuple[Array, Array], tuple[bool, bool]]:
+    if batched[0]:
+        return lax.map(_one_by_one, matrix), (True, True)
+    return _eigh(matrix), (False, False)  # only tangents are batched
 
 
 def least_relative_eigenvalue(cov: Float[Array, "D D"], pooled: Float[Array, "D D"]) -> Float[Array, ""]:
-    """Smallest eigenvalue of ``cov`` in the metric of ``pooled``."""
+    """Smallest eigenvalue of ``cov`` in the metric of ``pooled``; a bound to compare with, without a derivative."""
     inverse, _ = inverse_root(pooled)
-    return eigen(contract("ij,jk,lk->il", inverse, cov, inverse))[0][0]
+    return eigen(lax.stop_gradient(contract("ij,jk,lk->il", inverse, cov, inverse)))[0][0]
 
 
 def binds(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Bool[Array, ""]:
