@@ -139,7 +139,6 @@ def is_degenerate(params: GMMParams, n_samples: Float[Array, ""], n_used: Intege
     """Does a component in use hold fewer samples than its covariance needs, or is one a spike?"""
     structure = params.structure
     support = params.weights * n_samples / structure.least_weight(params.n_features)
-    variance = structure.least_relative_variance(params.weights, params.cov)
-    narrow = variance < jnp.maximum(SPIKE / jnp.maximum(support, 1), FLAT)
+    narrow = structure.narrower(params.weights, params.cov, jnp.maximum(SPIKE / jnp.maximum(support, 1), FLAT))
     used = jnp.arange(params.n_components, dtype=jnp.int32) < n_used
     return jnp.any(used & ((support < 1 - 1e-3) | narrow))

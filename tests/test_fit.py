@@ -438,3 +438,21 @@ def test_factors_and_eigenvalues_do_not_wait_for_each_other():
             list(pool.map(fit, range(8)))
     """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=200)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_component_is_narrower_than_a_share_of_the_pooled_covariance(name, x64):
+    """Against the smallest eigenvalue in the metric of the pooled covariance."""
+    mixture = random_mixture(name)
+    structure, weights = mixture.structure, np.asarray(mixture.weights)
+    cov = np.asarray(jaxgmm.covariances(mixture))
+    least = least_relative_eigenvalues(cov, np.einsum("k,kij->ij", weights, cov))
+    for factor in (0.999, 1.001):
+        found = structure.narrower(mixture.weights, mixture.cov, jnp.asarray(least * factor))
+        assert found.tolist() == [factor > 1 and name != "tied"] * len(weights)
+
+
+def least_relative_eigenvalues(cov, pooled):
+    """Smallest eigenvalue of each matrix in the metric of another."""
+    root = np.linalg.inv(np.linalg.cholesky(pooled))
+    return np.linalg.eigvalsh(root @ cov @ root.T)[:, 0]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from jaxgmm.numerics import apply_if, contract
 from jaxgmm.structures.matrices import binds, clip, exp_cholesky, factors, log_cholesky
@@ -130,8 +130,8 @@ class Structure(abc.ABC):
         """The likeliest member with Sigma_k - diag(floor) positive semidefinite, from the unbounded maximum."""
 
     @abc.abstractmethod
-    def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
-        """Smallest variance of each component in any direction, in units of the pooled covariance."""
+    def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
+        """Has a component in some direction less than its ``share`` of the variance of the pooled covariance?"""
 
     # Free coordinates, for extrapolation.
     @abc.abstractmethod

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from jaxgmm.numerics import contract, divide_or_keep
 from jaxgmm.structures.base import Diagonal, Whitener
@@ -42,5 +42,5 @@ class Diag(Diagonal):
     def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
         return jnp.maximum(cov, floor[None])
 
-    def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
-        return jnp.min(cov / contract("k,kd->d", weights, cov)[None], axis=-1)
+    def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
+        return jnp.any(cov < share[:, None] * contract("k,kd->d", weights, cov)[None], axis=-1)

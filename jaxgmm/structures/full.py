@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from jaxgmm.numerics import contract, divide_or_keep
 from jaxgmm.structures.base import Dense, Whitener, constant_of, each, products, with_one
-from jaxgmm.structures.matrices import inverse_root, least_relative_eigenvalue
+from jaxgmm.structures.matrices import inverse_root, is_indefinite
 
 TILE, TILED, WASTE = 8, 24, 4 / 3
 """Side of a tile of products; from how many features on products are formed in tiles, if these hold no more than so many times
@@ -95,8 +95,8 @@ class Full(Dense):
         diagonal = jnp.diagonal(scatter, axis1=-2, axis2=-1)
         return diagonal / jnp.where(count > 0, count, 1)[:, None], count
 
-    def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
-        return each(least_relative_eigenvalue, cov, contract("k,kij->ij", weights, cov))
+    def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
+        return each(is_indefinite, cov - share[:, None, None] * contract("k,kij->ij", weights, cov)[None])
 
 
 def _tiled(n_features: int) -> bool:

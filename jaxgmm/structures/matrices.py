@@ -112,15 +112,14 @@ def _(axis_size: int, batched: list[bool], matrix: Array) -> tuple[tuple[Array, 
     return _eigh(matrix), (False, False)  # only tangents are batched
 
 
-def least_relative_eigenvalue(cov: Float[Array, "D D"], pooled: Float[Array, "D D"]) -> Float[Array, ""]:
-    """Smallest eigenvalue of ``cov`` in the metric of ``pooled``; a bound to compare with, without a derivative."""
-    inverse, _ = inverse_root(pooled)
-    return eigen(lax.stop_gradient(contract("ij,jk,lk->il", inverse, cov, inverse)))[0][0]
+def is_indefinite(matrix: Float[Array, "D D"]) -> Bool[Array, ""]:
+    """Is a symmetric matrix not positive definite? One Cholesky factor, far cheaper than eigenvalues."""
+    return jnp.isnan(factors(matrix)[0]).any()
 
 
 def binds(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Bool[Array, ""]:
-    """Is Sigma - diag(floor) not positive definite? One Cholesky factor, far cheaper than eigenvalues."""
-    return jnp.isnan(factors(cov - jnp.diag(_bound(cov, floor)))[0]).any()
+    """Is Sigma - diag(floor) not positive definite?"""
+    return is_indefinite(cov - jnp.diag(_bound(cov, floor)))
 
 
 def clip(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, "D D"]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 
 from jaxgmm.numerics import contract
 from jaxgmm.structures.base import Dense, Whitener, constant_of, with_one
@@ -75,5 +75,5 @@ class Tied(Dense):
         total = jnp.sum(count)
         return (jnp.diagonal(scatter) / total)[None], total[None]
 
-    def least_relative_variance(self, weights: Float[Array, " K"], cov: Array) -> Float[Array, " K"]:
-        return jnp.ones_like(weights)
+    def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
+        return jnp.zeros_like(weights, bool)
