@@ -60,8 +60,8 @@ OTHER = {
     "jax_default_matmul_precision": "highest",
     "jax_default_prng_impl": "rbg",
     "jax_threefry_partitionable": not jax.config.jax_threefry_partitionable,
-    "jax_numpy_dtype_promotion": "strict",
-    "jax_numpy_rank_promotion": "raise",
+    "jax_numpy_dtype_promotion": "standard",
+    "jax_numpy_rank_promotion": "warn",
     "jax_debug_nans": True,
     "jax_debug_infs": True,
     "jax_disable_jit": True,
@@ -80,6 +80,7 @@ def test_settings_of_the_caller_go_along(name):
         return values
 
     before = getattr(jax.config, name)
+    assert before != OTHER[name]
     with rounds.SETTINGS[name](OTHER[name]):
         assert found() == (OTHER[name],) * 3
     assert found() == (before,) * 3
