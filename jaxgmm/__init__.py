@@ -6,7 +6,7 @@ from jaxgmm.density import log_prob, mixture_covariance, mixture_mean, predict, 
 from jaxgmm.em import e_step, log_likelihood, m_step, maximise, statistics
 from jaxgmm.fitting import fit, fit_from
 from jaxgmm.initial import initialise
-from jaxgmm.io import load, load_metadata, save
+from jaxgmm.io import from_dict, load, load_metadata, save, to_dict
 from jaxgmm.loop import Status
 from jaxgmm.many import fit_many
 from jaxgmm.params import GMMParams, covariances, n_free_parameters
@@ -27,6 +27,7 @@ __all__ = [
     "fit",
     "fit_from",
     "fit_many",
+    "from_dict",
     "icl",
     "initialise",
     "keep_compiled",
@@ -45,4 +46,5 @@ __all__ = [
     "save",
     "statistics",
     "sweep",
+    "to_dict",
 ]

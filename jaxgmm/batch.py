@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from jax import Array
 from jaxgmm import lanes, loop
 from jaxgmm.clusters import Clusters
 from jaxgmm.initial import CLUSTERINGS, first_clusters, first_mixture
-from jaxgmm.lanes import Lane, Samples
+from jaxgmm.lanes import Added, Lane, Samples
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, mixture_centre
 from jaxgmm.result import FitResult
@@ -23,13 +23,13 @@ from jaxgmm.structures import Structure
 LANES = "lanes"
 """Name of the vmap axis of the runs."""
 
-ROWS = {"cpu": 64}
+ROWS = {"cpu": 32}
 WORK = {"cpu": 1 << 16}
 """Rows of one multiplication (lanes times components of shared samples), and products N K D of a group of data sets, that keep
-two cores busy. 1000 data sets of 400 x 2, K = 2, tol 1e-6: 0.34, 0.47, 0.70, 1.42 s in groups of 32, 64, 128, 256."""
+a core busy. 1000 data sets of 400 x 2, K = 2, tol 1e-6: 0.34, 0.47, 0.70, 1.42 s in groups of 32, 64, 128, 256."""
 
-ELSEWHERE = 1 << 8
-"""How many times as much an accelerator is given; not measured."""
+ROWS_ELSEWHERE, WORK_ELSEWHERE = 1 << 14, 1 << 24
+"""The same of an accelerator; not measured."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,23 @@ def good_width(data: Data, n_lanes: int, n_components: int) -> int:
     """Lanes that go on together: few, for little to wait for the slowest, but enough to keep busy."""
     backend = jax.default_backend()
     if data.owner is None:
-        return min(n_lanes, max(1, ROWS.get(backend, ELSEWHERE * ROWS["cpu"]) // n_components))
-    fitting = WORK.get(backend, ELSEWHERE * WORK["cpu"]) // (data.X.shape[1] * data.X.shape[2] * n_components)
+        return min(n_lanes, max(1, ROWS.get(backend, ROWS_ELSEWHERE) // n_components))
+    fitting = WORK.get(backend, WORK_ELSEWHERE) // (data.X.shape[1] * data.X.shape[2] * n_components)
     return min(n_lanes, 1 << max(0, fitting.bit_length() - 1))
+
+
+@partial(jax.jit, static_argnames=("n_restarts", "part"))
+def restart_keys(key: Array, n_restarts: int, part: int) -> list[Array]:
+    """A key for each restart, ``part`` at a time; parts share a program, so the last is filled with keys once more."""
+    keys = jax.random.split(key, n_restarts)
+    return [keys[jnp.arange(first, first + part) % n_restarts] for first in range(0, n_restarts, part)]
+
+
+@partial(jax.jit, static_argnames="plan")
+def begin_from(starts: GMMParams, data: Data, floor: Array | Added, plan: Plan) -> Batch:
+    """Start lanes from mixtures with a leading axis of L; ``floor`` may be what is added in its place."""
+    n_lanes = len(starts.weights)
+    return _evaluated(starts, data, None, n_lanes, floor, plan, n_lanes)
 
 
 def begin(keys: Array, data: Data, given: Any, n_used: Array | None, n_live: Array | int, floor: Array, plan: Plan) -> Batch:
@@ -145,16 +159,33 @@ def _begin(
         known = given if clusters is None else clusters
         return first_mixture(key, samples.X, samples.weight, known, used, plan.init, plan.n_components, plan.structure)
 
-    def evaluate(samples: Samples, params: GMMParams, n_used: Array | None) -> Lane:
-        return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used)
-
     def start_group(index: Array) -> GMMParams:
         return data.over_lanes(start, index, None, *_rows((keys, n_used, clusters), index))
 
     starts = _in_groups(start_group, n_lanes, n_live, width)
-    centre = jax.vmap(mixture_centre)(starts)
-    if data.owner is None:
-        centre = jnp.mean(centre, axis=0)
+    return _evaluated(starts, data, n_used, n_live, floor, plan, width)
+
+
+def _evaluated(
+    starts: GMMParams,
+    data: Data,
+    n_used: Array | None,
+    n_live: Array | int,
+    floor: Array | Added,
+    plan: Plan,
+    width: int,
+) -> Batch:
+    """Lanes with the sums of their starts."""
+    n_lanes = len(starts.weights)
+
+    def evaluate(samples: Samples, params: GMMParams, n_used: Array | None) -> Lane:
+        return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used)
+
+    if data.owner is None:  # the median over the components of all lanes
+        flat = replace(starts, weights=starts.weights.reshape(-1), means=starts.means.reshape(-1, starts.means.shape[-1]))
+        centre = mixture_centre(flat)
+    else:
+        centre = jax.vmap(mixture_centre)(starts)
 
     def begin_group(index: Array) -> Lane:
         return data.over_lanes(evaluate, index, _of_lanes(centre, index), *_rows((starts, n_used), index))
@@ -200,13 +231,17 @@ def advance(batch: Batch, data: Data, passes: Array, most: Array, tol: Array, pl
 @partial(jax.jit, static_argnames="n_restarts")
 def finish(batch: Batch, n_restarts: int) -> FitResult:
     """The best of each ``n_restarts`` consecutive lanes, with a leading axis."""
-    ends = jax.vmap(lanes.finish, in_axes=(0, None if batch.centre.ndim == 1 else 0))(batch.lanes, batch.centre)
+    ends = _ends(batch)
     sets = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] // n_restarts, n_restarts, *leaf.shape[1:]), ends)
     return jax.vmap(lanes.best)(sets)
 
 
-@jax.jit
-def finish_one(batch: Batch) -> FitResult:
-    """The best of all lanes."""
-    n_lanes = batch.lanes.carry.status.shape[0]
-    return jax.tree.map(lambda leaf: leaf[0], finish(batch, n_lanes))
+@partial(jax.jit, static_argnames="n_restarts")
+def finish_one(parts: Sequence[Batch], n_restarts: int) -> FitResult:
+    """The best of the first ``n_restarts`` lanes of all parts."""
+    ends = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n_restarts], *map(_ends, parts))
+    return lanes.best(ends)
+
+
+def _ends(batch: Batch) -> FitResult:
+    return jax.vmap(lanes.finish, in_axes=(0, None if batch.centre.ndim == 1 else 0))(batch.lanes, batch.centre)

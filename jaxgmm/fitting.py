@@ -16,13 +16,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks, lanes
-from jaxgmm.batch import Data, Plan
+from jaxgmm.batch import Batch, Data, Plan
 from jaxgmm.initial import METHODS
 from jaxgmm.lanes import Samples
 from jaxgmm.numerics import float_dtype
 from jaxgmm.params import GMMParams, cast, mixture_centre, moved
 from jaxgmm.result import FitResult
-from jaxgmm.rounds import Progress, alone, rounds
+from jaxgmm.rounds import Progress, Run, as_one, at_once, good_part, heard, rounds, together
 from jaxgmm.structures import Structure, get_structure
 
 TOL = 1e-8
@@ -96,13 +96,14 @@ def fit(
     accelerate: str | None = None,
     trace: int = 0,
     callback: Callable[[Progress], None] | None = None,
+    progress: bool = False,
 ) -> FitResult:
     """Fit a Gaussian mixture: check, start ``n_restarts`` times, run EM on all starts at once, keep the best.
 
     Restart r is ``fit_from(initialise(jax.random.split(key, n_restarts)[r], X, n_components, ...), X, ...)`` up to rounding.
     The best is the likeliest of those that ended finite and not ``Status.DEGENERATE``; a degenerate one wins only if there is
-    no other. On the host the fit runs in rounds of about a second, so Ctrl-C works; under a trace it is one loop, without the
-    checks of values.
+    no other. On the host the fit runs in rounds of about a second, and Ctrl-C ends it after the round with the best parameters
+    so far, in ``Status.INTERRUPTED`` (twice: without); under a trace it is one loop, without the checks of values.
 
     Args:
       key: random key; the same key gives the same result, bit for bit. (Keys of the implementation "rbg" draw otherwise
@@ -118,6 +119,7 @@ def fit(
       tol, max_iter, covariance_floor, accelerate, trace: see ``fit_from``.
       params: a mixture to start from, instead of ``init``; its structure is that of the fit.
       callback: called with a ``Progress`` after each round, on the host; never under a trace.
+      progress: show a bar (needs tqdm, in the extra ``cli``).
 
     Returns:
       The best lane, with the ends of all lanes in ``lanes``.
@@ -153,12 +155,48 @@ def fit(
     # Under the caller's jit the options are tracers, too, whatever they were made of.
     traced = checks.is_traced(key, data, start, options)
 
-    width = n_restarts if traced else batch.good_width(data, n_restarts, n_components)
+    part = n_restarts if traced else good_part(data.X, n_restarts)
+    width = part if traced else batch.good_width(data, part, n_components)
     plan = Plan(structure, n_components, str(name), accelerate, trace, width)
-    running = batch.begin(jax.random.split(key, n_restarts), data, start, None, n_restarts, floor, plan)
+    keys = batch.restart_keys(key, n_restarts, part)
+
+    def begin(first: int) -> Batch:
+        return batch.begin(keys[first // part], data, start, None, min(part, n_restarts - first), floor, plan)
+
+    with heard(callback, progress and not traced) as said:
+        ends, n_ended = run_parts(begin, n_restarts, part, data, plan, tol, max_iter, said, traced)
+    return returned(batch.finish_one(ends, n_ended), offset)
+
+
+def run_parts(
+    begin: Callable[[int], Batch],
+    n_restarts: int,
+    part: int,
+    data: Data,
+    plan: Plan,
+    tol: Array,
+    max_iter: Array,
+    callback: Callable[[Progress], None] | None = None,
+    traced: bool = False,
+) -> tuple[list[Batch], int]:
+    """All restarts to their ends, those of a part together; ``begin`` is told the first of a part.
+
+    Returns the parts and how many of their lanes count, the first so many: after Ctrl-C parts may be missing.
+    """
     advance = partial(batch.advance, data=data, most=max_iter, tol=tol, plan=plan)
-    running = advance(running, passes=max_iter) if traced else alone(rounds(running, advance, int(max_iter), callback))
-    return returned(batch.finish_one(running), offset)
+    say = None if callback is None else as_one(callback, n_restarts, part)
+
+    def restarts(first: int) -> Run[Batch]:
+        running = yield partial(begin, first)
+        if traced:
+            return advance(running, passes=max_iter)
+        said = None if say is None else partial(say, first)
+        return (yield from rounds(running, advance, int(max_iter), min(part, n_restarts - first), said))
+
+    firsts = range(0, n_restarts, part)
+    ends = together(map(restarts, firsts), 1 if traced else at_once(data.X))
+    counts = [min(part, n_restarts - first) for first, end in zip(firsts, ends, strict=False) if end is not None]
+    return [end for end in ends if end is not None], sum(counts)
 
 
 def admit(X: Any, sample_weight: Any) -> tuple[Data, np.ndarray | None]:

@@ -145,6 +145,7 @@ def from_responsibilities(
     gamma: Float[Array, "N K"],
     n_used: Array | int,
     structure: Structure,
+    covariance_floor: float | None = GIVEN_FLOOR,
 ) -> GMMParams:
     """One M-step from given responsibilities: a pass for the means, and one for the moments about them."""
     n_components = gamma.shape[1]
@@ -155,7 +156,7 @@ def from_responsibilities(
 
     rough = maximise(single, moments(structure, single.means, (X, gamma), weight, given))
     about = GMMParams(single.weights, rough.means, single.cov, structure)
-    return maximise(about, moments(structure, about.means, (X, gamma), weight, given), covariance_floor=GIVEN_FLOOR)
+    return maximise(about, moments(structure, about.means, (X, gamma), weight, given), covariance_floor=covariance_floor)
 
 
 def looked_at(

@@ -37,10 +37,16 @@ class Samples(NamedTuple):
     small: bool = False  # so little a run that the fast forms do not pay
 
 
+class Added(NamedTuple):
+    """A variance that is added to every covariance, in the place of a floor: the likelihood may then fall."""
+
+    variance: Array  # () squared data units
+
+
 class Setting(NamedTuple):
     """What a run fixes at its start."""
 
-    floor: Array  # (D,) least variance, squared data units
+    floor: Array | Added  # (D,) least variance, squared data units
     unit: Array  # (D,) standard deviation within components
     per_weight: Array  # () samples that a unit of weight stands for
     n_used: Array  # () int32, the first so many components are in use
@@ -56,7 +62,7 @@ class Lane(NamedTuple):
 def begin(
     params: GMMParams,
     samples: Samples,
-    covariance_floor: Array,
+    covariance_floor: Array | Added,
     accelerate: str | None,
     trace: int,
     n_used: Array | int | None = None,
@@ -65,7 +71,9 @@ def begin(
     params = moved(params, -samples.centre)
     sums = expect(params, samples, safest=True)  # one pass; the loop chooses
     scale = em.absolute_floor(params, sums, jnp.ones_like(sums.weight))
-    floor = covariance_floor * scale if covariance_floor.ndim == 0 else covariance_floor
+    floor = covariance_floor
+    if not isinstance(floor, Added) and floor.ndim == 0:
+        floor = floor * scale
     weight = samples.weight
     per_weight = jnp.ones_like(sums.weight)
     if weight is not None:
@@ -96,27 +104,35 @@ def best(results: FitResult) -> FitResult:
     rank = jnp.select([results.status == Status.NONFINITE, results.status == Status.DEGENERATE], [0, 1], 2)
     rank = jnp.where(jnp.isfinite(results.log_likelihood), rank, -1)
     score = jnp.where(rank == jnp.max(rank), results.log_likelihood, -jnp.inf)
-    winner = jax.tree.map(lambda leaf: leaf[jnp.argmax(score)], results)
-    return winner._replace(lanes=jax.tree.map(lambda leaf: leaf[:, 0], results.lanes))
+    chosen = jax.tree.map(lambda leaf: leaf[jnp.argmax(score)], results)
+    return chosen._replace(lanes=jax.tree.map(lambda leaf: leaf[:, 0], results.lanes))
 
 
 def problem(setting: Setting, samples: Samples, accelerate: str | None) -> loop.Problem:
     """The two slots of the loop filled with EM."""
 
-    def maximise(params: GMMParams, sums: Statistics) -> GMMParams:
-        return em.maximise(params, sums, covariance_floor=setting.floor)
-
     def bounded(free: GMMParams) -> GMMParams:
-        params = from_free(free, setting.unit)
-        return replace(params, cov=params.structure.floored(params.cov, setting.floor))
+        params, floor = from_free(free, setting.unit), setting.floor
+        return params if isinstance(floor, Added) else replace(params, cov=params.structure.floored(params.cov, floor))
 
     accelerator = Squarem(lambda params: to_free(params, setting.unit), bounded) if accelerate else loop.PLAIN
     return loop.Problem(
         lambda params: expect(params, samples),
-        maximise,
+        lambda params, sums: maximise(params, sums, setting.floor),
         lambda sums: objective(sums, setting.per_weight),
         accelerator,
+        ascends=not isinstance(setting.floor, Added),
     )
+
+
+def maximise(params: GMMParams, sums: Statistics, floor: Array | Added) -> GMMParams:
+    """The M-step inside the bound, or with what is added to the covariances."""
+    if isinstance(floor, Added):
+        # A component without weight keeps its covariance: what is added to all must not add up in it.
+        narrow = replace(params, cov=params.structure.widened(params.cov, -floor.variance))
+        found = em.maximise(narrow, sums)
+        return replace(found, cov=found.structure.widened(found.cov, floor.variance))
+    return em.maximise(params, sums, covariance_floor=floor)
 
 
 def expect(params: GMMParams, samples: Samples, safest: bool = False) -> Statistics:

@@ -27,6 +27,7 @@ class Status(enum.IntEnum):
     DECREASED = 2
     NONFINITE = 3
     DEGENERATE = 4
+    INTERRUPTED = 5
 
 
 ADVICE = {
@@ -39,6 +40,8 @@ ADVICE = {
     Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs, or is far "
     "narrower than the others: a spike of the likelihood rather than a cluster. "
     "Lower n_components, choose a simpler covariance_type, or raise covariance_floor.",
+    Status.INTERRUPTED: "stopped by Ctrl-C after {n_iter} iterations; these are the best parameters so far. "
+    "Go on with fit(..., params=result.params).",
 }
 
 
@@ -59,6 +62,9 @@ class Objective(NamedTuple):
 
 PATIENCE = 200
 """Most passes without a new best, however small the tolerance is beside the noise of a gain."""
+
+FLAT = 16
+"""The same in single precision where ``maximise`` does not ascend, so that falls tell nothing."""
 
 
 SHORTEST_STAGE, STAGES_SHARE = 4, 4
@@ -116,6 +122,7 @@ class Problem(NamedTuple):
     maximise: Callable[[Any, Any], Any]  # state, its sums -> the state that raises the objective
     objective: Callable[[Any], Objective]  # sums -> objective
     accelerator: Accelerator = PLAIN
+    ascends: bool = True  # does maximise never lower the objective? Else a fall is no failure, and is kept
 
 
 def begin(problem: Problem, state: Any, trace: int = 0) -> Carry:
@@ -146,7 +153,8 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
     A lane ends when an ascent step gains no more than ``tol`` per unit weight (``CONVERGED``), lowers the objective by
     more than rounding explains (``DECREASED``), or leaves the finite numbers (``NONFINITE``). ``tol = 0`` switches the
     first two off. A step that lowers the objective is not kept, but where a fall is within rounding or ``tol = 0``; a state
-    that is not finite never is.
+    that is not finite never is. Where ``maximise`` does not ascend, every finite state is kept, and a lane ends when the
+    objective moves, up or down, by less than ``tol``, or in single precision has found nothing better for ``FLAT`` passes.
 
     Where ``tol`` is below the noise of a gain, single gains say nothing: float32 on a plateau would stop at the first that
     happens to be negative. Such a lane walks on, through falls within rounding, until no new best has come for so many
@@ -170,18 +178,24 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
         best = jax.tree.map(lambda a, b: jnp.where(above_best > 0, a, b), (new.value, new.lost), carry.best)
         best_at = jnp.where(above_best > 0, n_iter, carry.best_at)
 
-        # The start may lie outside the bounds that maximise keeps: a fall in the first step is no failure.
-        judged = proposal.plain & (jnp.asarray(tol) > 0) & ((carry.n_iter > 0) | (gain >= 0))
-        noisy = jnp.asarray(tol) < new.noise
-        fell = gain < -new.resolution
-        waited = (n_iter - best_at).astype(gain.dtype)
-        settled = jnp.where(noisy, (waited * tol >= new.noise) | (waited >= PATIENCE), gain <= tol)
+        judged = proposal.plain & (jnp.asarray(tol) > 0)
+        if problem.ascends:
+            # The start may lie outside the bounds that maximise keeps: a fall in the first step is no failure.
+            judged = judged & ((carry.n_iter > 0) | (gain >= 0))
+            noisy = jnp.asarray(tol) < new.noise
+            fell = gain < -new.resolution
+            waited = (n_iter - best_at).astype(gain.dtype)
+            settled = jnp.where(noisy, (waited * tol >= new.noise) | (waited >= PATIENCE), gain <= tol)
+            kept = finite & ((gain >= 0) | (proposal.plain & (~judged | (noisy & ~fell))))
+        else:
+            # Single precision near a singular covariance moves the objective by more than tol for ever.
+            flat = (gain.dtype == jnp.float32) & (n_iter - best_at >= FLAT)
+            fell, settled, kept = jnp.zeros_like(finite), (jnp.abs(gain) < tol) | flat, finite
         status = jnp.select(
             [proposal.plain & ~finite, judged & fell, judged & settled],
             [Status.NONFINITE, Status.DECREASED, Status.CONVERGED],
             Status.ITERATION_LIMIT,
         )
-        kept = finite & ((gain >= 0) | (proposal.plain & (~judged | (noisy & ~fell))))
         state, sums = jax.tree.map(
             lambda new, old: jnp.where(kept, new, old), (proposal.state, sums), (carry.state, carry.sums)
         )

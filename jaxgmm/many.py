@@ -17,9 +17,10 @@ from jaxgmm import batch, checks
 from jaxgmm.batch import Data, Plan
 from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, returned
 from jaxgmm.initial import METHODS
+from jaxgmm.loop import Status
 from jaxgmm.numerics import float_dtype
 from jaxgmm.result import FitResult
-from jaxgmm.rounds import Run, at_once, rounds, together
+from jaxgmm.rounds import Progress, Run, at_once, counted, heard, rounds, together
 from jaxgmm.structures import Structure, get_structure
 
 CHUNK_BYTES = 1 << 26
@@ -58,6 +59,7 @@ def fit_many(
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
     accelerate: str | None = None,
     trace: int = 0,
+    callback: Callable[[Progress], None] | None = None,
     progress: bool = False,
 ) -> FitResult:
     """Fit a mixture to each of many data sets.
@@ -76,7 +78,9 @@ def fit_many(
       n_components: K, the same for all.
       groups: (N,) which data set each row of X belongs to; the data sets come in the order of ``np.unique(groups)``.
       sample_weight: weights in the shape of X without its last axis; in a sequence None stands for ones.
-      progress: show a bar (needs tqdm, in the extra ``cli``).
+      callback: called with a ``Progress`` of the fits of one chunk after each round; chunks take turns.
+      progress: show a bar (needs tqdm, in the extra ``cli``). Ctrl-C ends all fits that are under way, in
+        ``Status.INTERRUPTED``; those that had not begun hold NaN.
       covariance_type, n_restarts, init, tol, max_iter, covariance_floor, accelerate, trace: see ``fit``; ``init`` by name.
 
     Returns:
@@ -102,7 +106,6 @@ def fit_many(
     options = check_options(sets[0], tol, max_iter, covariance_floor, accelerate, trace)
     checks.refuse_trace("fit_many", advice, options)
     floor, tol, passes, accelerate, trace = options
-    finished = _counter(len(sets), progress)
     n_features = sets[0].shape[1]
     of_state = STATES * n_restarts * (math.prod(structure.shape(n_components, n_features)) + n_components * (n_features + 2))
 
@@ -113,17 +116,36 @@ def fit_many(
         plan = Plan(structure, n_components, init, accelerate, trace, width=batch.good_width(data, n_lanes, n_components))
         keys = _keys(key, jnp.asarray(np.resize(chunk.place, n_sets)), n_restarts)
         running = yield partial(batch.begin, keys, data, None, None, n_live, floor, plan)
-        running = yield from rounds(running, partial(batch.advance, data=data, most=passes, tol=tol, plan=plan), int(passes))
+        advance = partial(batch.advance, data=data, most=passes, tol=tol, plan=plan)
+        said = None if say is None else partial(say, int(chunk.place[0]))
+        running = yield from rounds(running, advance, int(passes), n_live, said)
         end = yield partial(batch.finish, running, n_restarts)
         end = jax.tree.map(lambda leaf: np.asarray(leaf)[:n_wanted], end)
-        finished(n_wanted)
         return chunk.place, returned(end, None if chunk.offset is None else chunk.offset[:n_wanted])
 
     sides = at_once()
     chunks = _chunks(sets, weights, of_state, sides, -(-LEAST_LANES // n_restarts))
-    places, ends = zip(*together((ends_of(chunk) for chunk in chunks), sides), strict=True)
+    with heard(callback, progress) as said:
+        say = None if said is None else counted(said, len(sets) * n_restarts)
+        done = [end for end in together((ends_of(chunk) for chunk in chunks), sides) if end is not None]
+    places, ends = zip(*done, strict=True)
+    n_done = sum(map(len, places))
+    if n_done < len(sets):  # Ctrl-C
+        missing = np.setdiff1d(np.arange(len(sets)), np.concatenate(places))
+        places, ends = (*places, missing), (*ends, _unknown(ends[0], len(missing)))
     order = np.argsort(np.concatenate(places))
     return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[order]), *ends)
+
+
+def _unknown(result: FitResult, n: int) -> FitResult:
+    """Results of ``n`` fits that had not begun."""
+
+    def blank(leaf: np.ndarray) -> np.ndarray:
+        return np.full((n, *leaf.shape[1:]), np.nan if leaf.dtype.kind == "f" else 0, leaf.dtype)
+
+    nothing = jax.tree.map(blank, result)
+    lanes = nothing.lanes._replace(status=nothing.lanes.status + Status.INTERRUPTED)
+    return nothing._replace(status=nothing.status + Status.INTERRUPTED, lanes=lanes)
 
 
 def _sets(X: Any, sample_weight: Any, groups: Any) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
@@ -230,14 +252,3 @@ def _keys(key: Array, index: Array, n_restarts: int) -> Array:
     return jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i), n_restarts))(index).reshape(
         (index.shape[0] * n_restarts, *key.shape)
     )
-
-
-def _counter(total: int, wanted: bool) -> Callable[[int], object]:
-    """What counts finished data sets: a progress bar, or nothing."""
-    if not wanted:
-        return lambda n: None
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        raise ImportError("progress=True needs tqdm: pip install 'jaxgmm[cli]'.") from None
-    return tqdm(total=total, unit="fit").update

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from jaxgmm.checks import check_array, check_params, is_traced
-from jaxgmm.numerics import float_dtype
+from jaxgmm.numerics import float_dtype, weighted_quantile
 from jaxgmm.structures import Structure, get_structure
 
 
@@ -109,8 +109,11 @@ def moved(params: GMMParams, offset: Float[Array, " D"]) -> GMMParams:
 
 
 def mixture_centre(params: GMMParams) -> Float[Array, " D"]:
-    """sum_k pi_k mu_k, or the origin where that is not finite."""
-    centre = jnp.sum(params.weights[:, None] * params.means, axis=0)
+    """The median of mu_k by pi_k, feature by feature, or the origin where that is not finite.
+
+    What is near it keeps its digits: a mean would follow the component of a single far outlier.
+    """
+    centre = weighted_quantile(params.means, jnp.broadcast_to(params.weights[:, None], params.means.shape), 0.5)
     return jnp.where(jnp.isfinite(centre), centre, 0)
 
 

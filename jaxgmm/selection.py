@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ from jaxgmm.initial import METHODS
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, n_free_parameters
 from jaxgmm.result import FitResult
-from jaxgmm.rounds import Progress, Run, at_once, rounds, together
+from jaxgmm.rounds import Progress, Run, at_once, counted, heard, rounds, together
 from jaxgmm.structures import STRUCTURES, Structure, get_structure
 
 
@@ -72,6 +71,7 @@ def sweep(
     accelerate: str | None = None,
     criterion: str = "bic",
     callback: Callable[[Progress], None] | None = None,
+    progress: bool = False,
 ) -> Sweep:
     """Fit every number of components in every structure, and compare.
 
@@ -86,6 +86,8 @@ def sweep(
       covariance_type: a structure or several.
       criterion: "bic", "aic" or "icl", what ``best`` is chosen by.
       callback: called with a ``Progress`` of the fits of one structure after each round; structures take turns.
+      progress: show a bar (needs tqdm, in the extra ``cli``). Ctrl-C ends all fits that are under way, in
+        ``Status.INTERRUPTED``; structures that had not begun are left out.
       n_restarts, init, sample_weight, tol, max_iter, covariance_floor, accelerate: see ``fit``; ``init`` by name.
 
     Raises:
@@ -125,7 +127,8 @@ def sweep(
         plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(data, n_lanes, max(counts)))
         running = yield partial(batch.begin, keys, data, None, n_used, n_lanes, floor, plan)
         advance = partial(batch.advance, data=data, most=passes, tol=tol, plan=plan)
-        running = yield from rounds(running, advance, int(passes), callback, structure.name)
+        said = None if say is None else partial(say, structure)
+        running = yield from rounds(running, advance, int(passes), n_lanes, said, structure.name)
         ends = yield partial(batch.finish, running, n_restarts)
         certainty = yield partial(_log_certainty, ends.params, data.X, data.weight)
         certainty = np.asarray(certainty, np.float64)
@@ -151,7 +154,10 @@ def sweep(
             )
         return rows
 
-    rows = list(chain.from_iterable(together(map(rows_of, structures), at_once(data.X))))
+    with heard(callback, progress) as said:
+        say = None if said is None else counted(said, n_lanes * len(structures))
+        ends = together(map(rows_of, structures), at_once(data.X))
+    rows = [row for end in ends if end is not None for row in end]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
     return Sweep(**arrays, results=tuple(columns["results"]), best=_best(arrays[criterion], arrays["status"]))

@@ -30,6 +30,14 @@ def pytest_configure(config):
         contract.SMALL = 0
 
 
+@pytest.fixture(autouse=True)
+def settings():
+    """Every test leaves JAX's own settings as they were."""
+    before = dict(jax.config.values)
+    yield
+    assert dict(jax.config.values) == before
+
+
 @pytest.fixture
 def x64():
     """Computation in float64."""

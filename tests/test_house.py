@@ -17,7 +17,19 @@ FLOORS = {
     4: ["clusters", "initial", "lanes", "batch", "rounds", "density", "criteria"],
     5: ["fitting"],
     6: ["many", "selection"],
-    7: ["cache", "io", "plotting", "tables"],
+    7: [
+        "cache",
+        "grouped",
+        "io",
+        "padding",
+        "plotting",
+        "precisions",
+        "reports",
+        "sklearn",
+        "sklearn_starts",
+        "sklearn_words",
+        "tables",
+    ],
     8: ["cli"],
 }
 # Within a floor, who may be seen by whom.
@@ -29,6 +41,8 @@ STEPS = {
     "initial": {"clusters"},
     "batch": {"clusters", "initial", "lanes"},
     "rounds": {"batch"},
+    "reports": {"grouped"},
+    "sklearn": {"padding", "precisions", "sklearn_starts", "sklearn_words"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -130,6 +130,10 @@ class Structure(abc.ABC):
         """The likeliest member with Sigma_k - diag(floor) positive semidefinite, from the unbounded maximum."""
 
     @abc.abstractmethod
+    def widened(self, cov: Array, variance: Float[Array, ""]) -> Array:
+        """Sigma_k + variance 1."""
+
+    @abc.abstractmethod
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
         """Has a component in some direction less than its ``share`` of the variance of the pooled covariance?"""
 
@@ -163,6 +167,9 @@ class Dense(Structure):
         # What is not finite is left alone, for the status to tell of it; no floor means no bound.
         bound = each(binds, cov, floor) & jnp.all(floor > 0) & jnp.all(jnp.isfinite(cov))
         return apply_if(jnp.any(bound), lambda cov: jnp.where(bound[..., None, None], each(clip, cov, floor), cov), cov)
+
+    def widened(self, cov: Array, variance: Float[Array, ""]) -> Array:
+        return each(lambda matrix: matrix + variance * jnp.eye(len(matrix), dtype=matrix.dtype), cov)
 
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
         return each(log_cholesky, cov, unit)
@@ -208,6 +215,9 @@ class Diagonal(Structure):
 
     def root(self, cov: Array) -> Array:
         return jnp.sqrt(cov)
+
+    def widened(self, cov: Array, variance: Float[Array, ""]) -> Array:
+        return cov + variance
 
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
         return jnp.log(cov) / 2  # the logarithm needs no unit: it moves every state alike
