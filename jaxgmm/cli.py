@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -65,29 +66,32 @@ def fit(
     restarts: Annotated[int, typer.Option(help="Random starts; the likeliest end is kept.")] = 16,
     seed: Seed = 0,
     columns: Annotated[str | None, typer.Option(help="Columns to fit, separated by commas; all numeric ones without.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the model to this safetensors file.")] = None,
+    group: Annotated[str | None, typer.Option(help="Fit a mixture to each group of rows that share a value here.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the model to this safetensors file; with --group, those of all into this folder.")
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Write component and probability of each row to this CSV file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw samples and components to this picture (png, pdf, svg).")] = None,
     as_json: Json = False,
 ) -> None:
     """Fit a Gaussian mixture to the numeric columns of FILE.
 
-    Example: jaxgmm fit faithful.csv --components 1:6 --plot fit.png
+    The number of components is chosen by BIC. Rows with missing values are left out, and said so. The picture shows clusters
+    with ellipses that hold 50 % and 95 % of a component; for one column a histogram, for more than two all pairs.
+
+    Examples: jaxgmm fit faithful.csv --components 1:6 --plot fit.png;
+    jaxgmm fit sales.parquet --group shop --columns price,amount --labels labels.csv --output models
     """
     counts = _component_range(components)
-    for path in (output, labels, plot):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise tables.BadInput(f"{path}: the folder {path.resolve().parent} does not exist. Make it, or write elsewhere.")
-        if path is not None and path.is_dir():
-            raise tables.BadInput(f"{path} is a folder. Name a file in it.")
-    written = [path.resolve() for path in (file, output, labels, plot) if path is not None]
-    if len(set(written)) < len(written):
-        raise tables.BadInput("FILE, --output, --labels and --plot must name different files.")
-    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
-        raise tables.BadInput(f"{plot}: a picture ends in one of {', '.join(PLOT_SUFFIXES)}.")
+    _check_outputs(file, output, labels, plot, group)
     table = tables.read_table(file)
-    names = tables.choose_columns(table, columns)
+    if group is not None and group not in table.columns:
+        raise tables.BadInput(f"there is no column {group!r}, which --group asks for. Columns: {', '.join(table.columns)}.")
+    names = tables.choose_columns(table if group is None else table.drop(group), columns)
     X, complete = tables.numbers(table, names, file)
+    if group is not None:
+        _fit_groups(table, group, names, X, complete, counts, covariance_type, restarts, seed, output, labels, as_json)
+        return
     if counts[-1] > len(X):
         raise tables.BadInput(f"--components {components} asks for more components than there are complete rows, {len(X)}.")
     _start_jax()
@@ -95,6 +99,7 @@ def fit(
     import numpy as np
 
     import jaxgmm
+    from jaxgmm.reports import as_dict, component_table, criteria_table, label_frame
 
     grid = _sweep(X, counts, covariance_type, restarts, seed)
     best = grid.best
@@ -105,11 +110,14 @@ def fit(
     if output is not None:
         jaxgmm.save(output, params, header)
     if labels is not None:
-        _label_frame(params, X, complete).write_csv(labels)
+        label_frame(params, X, complete).write_csv(labels)
     if plot is not None:
+        import matplotlib
+
         from jaxgmm.plotting import plot_fit
 
-        plot_fit(params, X, names).savefig(plot, dpi=150)
+        matplotlib.use("Agg")  # a file is all that is wanted
+        np.ravel(plot_fit(params, X, names=names))[0].figure.savefig(plot, dpi=150)
     if as_json:
         report = {
             "file": str(file), "columns": names, "rows": table.height, "rows_used": len(X),
@@ -122,7 +130,7 @@ def fit(
                     grid.n_components, grid.log_likelihood, grid.bic, grid.status, strict=True
                 )
             ],
-            **_as_dict(params),
+            **as_dict(params),
         }  # fmt: skip
         print(json.dumps(report))
         return
@@ -130,9 +138,9 @@ def fit(
 
     console = Console()
     if len(counts) > 1:
-        console.print(_criteria_table(grid))
+        console.print(criteria_table(grid))
     sizes = np.bincount(jaxgmm.predict(params, X), minlength=params.n_components)
-    console.print(_component_table(params, names, [int(s) for s in sizes]))
+    console.print(component_table(params, names, [int(s) for s in sizes]))
     console.print(
         f"{len(X)} of {table.height} rows, {len(names)} features, {covariance_type} covariance, {restarts} restarts\n"
         f"log-likelihood {grid.log_likelihood[best]:.4f} nats, BIC {grid.bic[best]:.2f} (smaller is better)",
@@ -157,9 +165,11 @@ def predict(
     Example: jaxgmm predict model.safetensors faithful.csv --output labels.csv
     """
     params, names = _load(model)
+    from jaxgmm.reports import label_frame
+
     table = tables.read_table(file)
     X, complete = tables.numbers(table, tables.require(table, names, "the model was fitted to"), file)
-    frame = _label_frame(params, X, complete)
+    frame = label_frame(params, X, complete)
     if output is not None and output.resolve() in (file.resolve(), model.resolve()):
         raise tables.BadInput("--output must not name a file that is read.")
     _emit(frame, output, as_json)
@@ -201,15 +211,16 @@ def show(model: Model, as_json: Json = False) -> None:
     """
     params, names = _load(model)
     from jaxgmm.io import load_metadata
+    from jaxgmm.reports import as_dict, component_table
 
     header = load_metadata(model)
     if as_json:
-        print(json.dumps({"columns": names, "header": header, **_as_dict(params)}))
+        print(json.dumps({"columns": names, "header": header, **as_dict(params)}))
         return
     from rich.console import Console
 
     console = Console()
-    console.print(_component_table(params, names, None))
+    console.print(component_table(params, names, None))
     about = ", ".join(f"{key} {header[key]}" for key in ("structure", "log_likelihood", "bic", "n_samples") if key in header)
     console.print(about, highlight=False, markup=False)
     if "status" in header:
@@ -227,10 +238,84 @@ def _sweep(X: np.ndarray, counts: list[int], covariance_type: str, restarts: int
 
         def progress(p: Any) -> None:
             bar.set_description(f"pass {p.n_iter}")
-            bar.update(int((p.status != 0).sum()) - bar.n)
+            bar.update(p.finished - bar.n)
 
         key = jax.random.key(seed)
         return jaxgmm.sweep(key, X, counts, covariance_type, n_restarts=restarts, callback=progress)
+
+
+def _fit_groups(
+    table: pl.DataFrame,
+    group: str,
+    names: list[str],
+    X: np.ndarray,
+    complete: np.ndarray,
+    counts: list[int],
+    covariance_type: str,
+    restarts: int,
+    seed: int,
+    output: Path | None,
+    labels: Path | None,
+    as_json: bool,
+) -> None:
+    """A mixture for each group: a table or JSON, models in a folder, labels."""
+    _start_jax()
+    import jax
+    import numpy as np
+
+    import jaxgmm
+    from jaxgmm.grouped import classify, fit_groups
+    from jaxgmm.reports import as_dict, group_table, placed
+
+    column = table[group].cast(str).to_numpy()[complete]
+    known = np.array([value is not None for value in column])
+    if not known.all():
+        tables.note(f"left out {(~known).sum()} rows without a {group}")
+        complete = complete.copy()
+        complete[np.flatnonzero(complete)[~known]] = False
+        X, column = X[known], column[known]
+    if not len(X):
+        raise tables.BadInput(f"column {group!r} is empty. Choose another --group.")
+    fits = fit_groups(jax.random.key(seed), X, column.astype(str), counts, covariance_type, restarts)
+    if output is not None:
+        output.mkdir(exist_ok=True)
+        for i, fit in enumerate(fits):
+            safe = re.sub(r"[^\w.-]", "_", fit.name)[:100]
+            header = {"columns": json.dumps(names), "status": fit.message, "group": str(fit.name), "bic": repr(fit.bic)}
+            header |= {"log_likelihood": repr(fit.log_likelihood), "n_samples": str(len(fit.rows))}
+            jaxgmm.save(output / f"{i:04d}_{safe}.safetensors", fit.params, header)
+    if labels is not None:
+        placed(*classify(fits, X), complete).write_csv(labels)
+    if as_json:
+        report = [
+            {
+                "group": str(fit.name), "rows_used": len(fit.rows), "components": fit.params.n_components,
+                "log_likelihood": fit.log_likelihood, "bic": fit.bic, "status": jaxgmm.Status(fit.status).name,
+                "message": fit.message, **as_dict(fit.params),
+            }
+            for fit in fits
+        ]  # fmt: skip
+        print(json.dumps({"columns": names, "group": group, "groups": report}))
+        return
+    from rich.console import Console
+
+    Console().print(group_table(fits, group))
+
+
+def _check_outputs(file: Path, output: Path | None, labels: Path | None, plot: Path | None, group: str | None) -> None:
+    """Can all that is asked for be written?"""
+    if group is not None and plot is not None:
+        raise tables.BadInput("--plot draws one mixture; leave it out, or --group.")
+    for path in (output, labels, plot):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise tables.BadInput(f"{path}: the folder {path.resolve().parent} does not exist. Make it, or write elsewhere.")
+        if path is not None and path.is_dir() and (path != output or group is None):
+            raise tables.BadInput(f"{path} is a folder. Name a file in it.")
+    written = [path.resolve() for path in (file, output, labels, plot) if path is not None]
+    if len(set(written)) < len(written):
+        raise tables.BadInput("FILE, --output, --labels and --plot must name different files.")
+    if plot is not None and plot.suffix.lower() not in PLOT_SUFFIXES:
+        raise tables.BadInput(f"{plot}: a picture ends in one of {', '.join(PLOT_SUFFIXES)}.")
 
 
 def _component_range(text: str) -> list[int]:
@@ -243,22 +328,6 @@ def _component_range(text: str) -> list[int]:
     if len(numbers) not in (1, 2) or numbers[0] < 1 or numbers[-1] < numbers[0]:
         raise tables.BadInput(f"--components must be a number such as 3 or a range such as 1:9; got {text!r}.")
     return list(range(numbers[0], numbers[-1] + 1))
-
-
-def _label_frame(params: GMMParams, X: np.ndarray, complete: np.ndarray) -> pl.DataFrame:
-    """Component and probability in the file's order of rows, blank where a row was left out or lies out of all reach."""
-    import numpy as np
-    import polars as pl
-
-    from jaxgmm.density import predict_proba
-
-    gamma = np.asarray(predict_proba(params, X))
-    component = np.zeros(len(complete), np.int64)
-    probability = np.zeros(len(complete))
-    component[complete], probability[complete] = gamma.argmax(axis=1), gamma.max(axis=1)
-    known = complete & np.isfinite(probability)  # beyond the reach of every component there is nothing to say
-    frame = pl.DataFrame({"component": component, "probability": probability})
-    return frame.select(pl.when(pl.Series(known)).then(pl.all()))
 
 
 def _emit(frame: pl.DataFrame, output: Path | None, as_json: bool) -> None:
@@ -281,52 +350,6 @@ def _load(model: Path) -> tuple[GMMParams, list[str]]:
     if not sound or not len(names) == len(set(names)) == params.n_features:
         names = [f"x{d}" for d in range(params.n_features)]
     return params, names
-
-
-def _as_dict(params: GMMParams) -> dict[str, Any]:
-    from jaxgmm.params import covariances
-
-    return {
-        "structure": params.structure.name,
-        "weights": params.weights.tolist(),
-        "means": params.means.tolist(),
-        "covariances": covariances(params).tolist(),
-    }
-
-
-def _criteria_table(grid: Sweep) -> Any:
-    from rich.table import Table
-
-    from jaxgmm.loop import Status
-
-    table = Table(title="Number of components by BIC (smaller is better)", title_justify="left")
-    for heading in ("components", "log-likelihood", "BIC", "status"):
-        table.add_column(heading, justify="left" if heading == "status" else "right")
-    for i, k in enumerate(grid.n_components):
-        chosen = i == grid.best
-        status = Status(int(grid.status[i])).name.lower().replace("_", " ") + ("  <- chosen" if chosen else "")
-        row = (str(k), f"{grid.log_likelihood[i]:.3f}", f"{grid.bic[i]:.2f}", status)
-        table.add_row(*row, style="bold" if chosen else "")
-    return table
-
-
-def _component_table(params: GMMParams, names: list[str], sizes: list[int] | None) -> Any:
-    """Components by falling weight: mean and, in brackets, standard deviation of each feature."""
-    import numpy as np
-    from rich.table import Table
-    from rich.text import Text
-
-    from jaxgmm.params import covariances
-
-    deviation = np.sqrt(np.diagonal(np.asarray(covariances(params)), axis1=1, axis2=2))
-    means, weights = np.asarray(params.means), np.asarray(params.weights)
-    table = Table(title="Components: mean (standard deviation)", title_justify="left")
-    for heading in ("component", "weight", *(["rows"] if sizes else []), *names):
-        table.add_column(Text(heading), justify="right")
-    for k in np.argsort(-weights, kind="stable"):
-        cells = [f"{m:.5g} ({s:.3g})" for m, s in zip(means[k], deviation[k], strict=True)]
-        table.add_row(str(k), f"{weights[k]:.4f}", *([str(sizes[k])] if sizes else []), *cells)
-    return table
 
 
 def _start_jax() -> None:

@@ -1,4 +1,4 @@
-"""Mixtures as files: safetensors, which holds arrays and a header of text, and no code."""
+"""Mixtures as files: safetensors, which holds arrays and a header of text, and no code; and as plain numbers, for JSON."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.numpy import save as to_bytes
 
 from jaxgmm.checks import check_params
 from jaxgmm.params import GMMParams
-from jaxgmm.structures import STRUCTURES
+from jaxgmm.structures import STRUCTURES, Structure
 
 FORMAT, VERSION = "jaxgmm", "1"
 FIELDS = ("weights", "means", "cov")
@@ -43,9 +43,7 @@ def save(path: str | PathLike[str], params: GMMParams, metadata: Mapping[str, st
     >>> jaxgmm.load(path).weights.tolist()
     [1.0]
     """
-    check_params(params)
-    if STRUCTURES.get(params.structure.name) != params.structure:
-        raise ValueError(f"params is {params.structure}, which load does not know; it knows {', '.join(STRUCTURES)}.")
+    _check_known(params)
     header = {"format": FORMAT, "version": VERSION, "structure": params.structure.name}
     extra = dict(metadata or {})
     if header.keys() & extra.keys() or not all(isinstance(v, str) for pair in extra.items() for v in pair):
@@ -108,18 +106,72 @@ def _read(path: str | PathLike[str]) -> tuple[GMMParams, dict[str, str]]:
             weights, means, cov = (file.get_tensor(name) for name in FIELDS)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}). Save the mixture again.") from None
-    structure = STRUCTURES[header["structure"]]
+    return _checked(weights, means, cov, STRUCTURES[header["structure"]], str(path)), header
+
+
+def to_dict(params: GMMParams) -> dict[str, Any]:
+    """A mixture as lists of numbers, text and nothing else: what ``json.dumps`` takes.
+
+    Returns:
+      ``format``, ``version``, ``structure`` and ``dtype`` as text, and ``weights``, ``means`` and ``cov`` as nested lists in
+      the shapes of ``GMMParams``.
+
+    Raises:
+      ValueError: ``params`` is not one mixture of a structure that ``from_dict`` knows.
+
+    >>> import jaxgmm, json
+    >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.5]], [[[2.0]]])
+    >>> text = json.dumps(jaxgmm.to_dict(params))
+    >>> jaxgmm.from_dict(json.loads(text)).means.tolist()
+    [[0.5]]
+    """
+    _check_known(params)
+    arrays = {name: np.asarray(getattr(params, name)) for name in FIELDS}
+    about = {"format": FORMAT, "version": VERSION, "structure": params.structure.name, "dtype": str(arrays["means"].dtype)}
+    return about | {name: array.tolist() for name, array in arrays.items()}
+
+
+def from_dict(numbers: Mapping[str, Any]) -> GMMParams:
+    """The mixture that ``to_dict`` wrote, in its dtype, as ``load``.
+
+    Raises:
+      ValueError: entries that are missing or unknown, shapes that do not fit, numbers that are no mixture.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.5]], [[[2.0]]])
+    >>> jaxgmm.from_dict(jaxgmm.to_dict(params)).cov.tolist()
+    [[[2.0]]]
+    """
+    expected = {"format": [FORMAT], "version": [VERSION], "structure": list(STRUCTURES), "dtype": ["float32", "float64"]}
+    for name, choices in expected.items():
+        if numbers.get(name) not in choices:
+            raise ValueError(f"{name!r} must be one of {choices}; got {numbers.get(name)!r}. Write the mixture with to_dict.")
+    try:
+        weights, means, cov = (np.asarray(numbers[name], numbers["dtype"]) for name in FIELDS)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{', '.join(FIELDS)} must be nested lists of numbers ({error!r}).") from None
+    return _checked(weights, means, cov, STRUCTURES[numbers["structure"]], "the dictionary")
+
+
+def _check_known(params: GMMParams) -> None:
+    check_params(params)
+    if STRUCTURES.get(params.structure.name) != params.structure:
+        raise ValueError(f"params is {params.structure}, which load does not know; it knows {', '.join(STRUCTURES)}.")
+
+
+def _checked(weights: np.ndarray, means: np.ndarray, cov: np.ndarray, structure: Structure, source: str) -> GMMParams:
+    """The mixture, if the arrays from ``source`` are one."""
     fits = means.ndim == 2 and weights.shape == means.shape[:1] and cov.shape == structure.shape(*means.shape)
     if not fits or 0 in means.shape:
         raise ValueError(
-            f"{path} holds shapes that do not fit together: weights {weights.shape}, means {means.shape}, cov {cov.shape}."
+            f"{source} holds shapes that do not fit together: weights {weights.shape}, means {means.shape}, cov {cov.shape}."
         )
     params = GMMParams(_leaf(weights), _leaf(means), _leaf(cov), structure)
     leaves = (weights, means, cov)
     sound = all(np.issubdtype(leaf.dtype, np.floating) and np.isfinite(leaf).all() for leaf in leaves)
     if not (sound and (weights >= 0).all() and weights.any() and np.isfinite(_log_det(params)).all()):
-        raise ValueError(f"{path} holds numbers that are no mixture: weights that are negative or no covariance, or NaN.")
-    return params, header
+        raise ValueError(f"{source} holds numbers that are no mixture: weights that are negative or no covariance, or NaN.")
+    return params
 
 
 def _log_det(params: GMMParams) -> np.ndarray:

@@ -9,12 +9,66 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
-from structures import NAMES, random_mixture
+from structures import NAMES, random_mixture, random_samples
 
 import jaxgmm
 from jaxgmm import cli, tables
 
+HERE = Path(__file__).parent / "data"
 DATA = Path(__file__).parent.parent / "notebooks" / "data"
+
+
+def test_a_file_of_version_1_still_loads():
+    """Written by the first release with this format."""
+    params = jaxgmm.load(HERE / "version1.safetensors")
+    assert params.structure.name == "tied"
+    np.testing.assert_array_equal(params.weights, np.float32([0.25, 0.75]))
+    np.testing.assert_array_equal(params.means, np.float32([[0, 1, 2], [3, 4, 5]]))
+    np.testing.assert_array_equal(params.cov, np.float32([[2, 0.5, 0], [0.5, 3, 0], [0, 0, 4]]))
+    assert jaxgmm.load_metadata(HERE / "version1.safetensors")["columns"] == '["a", "b", "c"]'
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_to_dict_then_from_dict_is_the_identity(name, dtype):
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, dtype), random_mixture(name))
+    again = jaxgmm.from_dict(json.loads(json.dumps(jaxgmm.to_dict(params))))
+    assert again.structure == params.structure
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    assert again.means.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"format": "other"}, "'format' must be one of"),
+        ({"version": "9"}, "'version' must be one of"),
+        ({"dtype": "int8"}, "'dtype' must be one of"),
+        ({"structure": "round"}, "'structure' must be one of"),
+        ({"means": "none"}, "nested lists of numbers"),
+        ({"means": [[0.0]]}, "shapes that do not fit"),
+        ({"weights": [-1.0, 1.0, 1.0]}, "no mixture"),
+    ],
+)
+def test_from_dict_names_what_is_wrong(change, match):
+    with pytest.raises(ValueError, match=match):
+        jaxgmm.from_dict(jaxgmm.to_dict(random_mixture("diag")) | change)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("name", NAMES)
+def test_onnx_says_the_same(name):
+    skl2onnx, onnxruntime = pytest.importorskip("skl2onnx"), pytest.importorskip("onnxruntime")
+    from jaxgmm.sklearn import GaussianMixture
+
+    X, params = random_samples(dtype=np.float32), random_mixture(name, dtype=np.float32)
+    model = skl2onnx.to_onnx(GaussianMixture.from_params(params).to_sklearn(), X[:1], options={"score_samples": True})
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    label, gamma, log_px = session.run(None, {"X": X})
+    np.testing.assert_array_equal(label.ravel(), jaxgmm.predict(params, X))
+    np.testing.assert_allclose(gamma, jaxgmm.predict_proba(params, X), atol=1e-5)
+    np.testing.assert_allclose(log_px.ravel(), jaxgmm.log_prob(params, X), rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -233,3 +287,47 @@ def _environment(tmp_path):
     import os
 
     return os.environ | {"JAX_COMPILATION_CACHE_DIR": str(tmp_path / "cache"), "COLUMNS": "120"}
+
+
+@pytest.fixture
+def shops(tmp_path):
+    """Three shops, one of two kinds of sales; a row without a shop, and one without a number."""
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame(
+        {
+            "shop": ["north"] * 60 + ["a/b"] * 40 + ["small"] * 4 + [None, "north"],
+            "price": [*rng.normal(size=60), *rng.normal(size=20), *(9 + rng.normal(size=20)), *rng.normal(size=4), 1.0, None],
+        }
+    )
+    frame.write_csv(tmp_path / "sales.csv")
+    return tmp_path
+
+
+def test_groups_are_fitted_one_by_one(run, shops):
+    command = ["fit", "sales.csv", "--group", "shop", "--components", "1:2", "--restarts", "2"]
+    code, out, err = run(*command, "--labels", "labels.csv", "--output", "models", "--json")
+    assert code == 0
+    assert "left out 1 rows without a shop" in err
+    report = json.loads(out)
+    found = [(g["group"], g["rows_used"], g["components"]) for g in report["groups"]]
+    assert found == [("a/b", 40, 2), ("north", 60, 1), ("small", 4, 1)]
+    labels = pl.read_csv("labels.csv")
+    assert labels.height == 106
+    assert labels["component"].null_count() == 2
+    second = labels["component"][60:100].to_numpy()
+    np.testing.assert_array_equal(second == second[0], np.arange(40) < 20)
+    files = sorted(path.name for path in (shops / "models").iterdir())
+    assert files == ["0000_a_b.safetensors", "0001_north.safetensors", "0002_small.safetensors"]
+    assert jaxgmm.load_metadata(shops / "models" / files[0])["group"] == "a/b"
+    assert "A mixture for each shop" in run(*command)[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "match"),
+    [(["--group", "shap"], "there is no column 'shap'"), (["--group", "shop", "--plot", "x.png"], "--plot draws one mixture")],
+)
+@pytest.mark.usefixtures("shops")
+def test_groups_that_cannot_be_say_so(run, more, match):
+    code, _, err = run("fit", "sales.csv", *more)
+    assert code == 2
+    assert match in err

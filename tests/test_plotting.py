@@ -1,0 +1,96 @@
+"""What pictures hold: every function draws on the axes it is given, and says in numbers what it shows."""
+
+import jax
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import pyplot
+from structures import random_mixture, random_samples
+
+import jaxgmm
+from jaxgmm import plotting
+
+matplotlib.use("Agg")
+X = random_samples(n=80, d=3)
+MIXTURE = random_mixture("full", d=3)
+
+ON_SAMPLES = {
+    "plot_histogram": lambda ax: plotting.plot_histogram(MIXTURE, X, ax, feature=2),
+    "plot_clusters": lambda ax: plotting.plot_clusters(MIXTURE, X, ax, features=(0, 2)),
+    "plot_density": lambda ax: plotting.plot_density(MIXTURE, X, ax),
+    "plot_uncertainty": lambda ax: plotting.plot_uncertainty(MIXTURE, X, ax),
+    "plot_responsibilities": lambda ax: plotting.plot_responsibilities(MIXTURE, X, ax),
+    "plot_comparison": lambda ax: plotting.plot_comparison(MIXTURE, random_mixture("diag", 1, d=3), ax),
+}
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    pyplot.close("all")
+
+
+@pytest.mark.parametrize("name", ON_SAMPLES)
+def test_pictures_are_drawn_on_the_axes_that_are_given(name):
+    figure, ax = pyplot.subplots()
+    assert ON_SAMPLES[name](ax) is ax
+    assert ax.has_data()
+    assert ax.get_xlabel()
+    assert ax.get_ylabel()
+    figure.canvas.draw()
+    own = ON_SAMPLES[name](None)
+    assert own is not ax
+    assert own.figure is not figure
+
+
+def test_pairs_are_drawn_for_three_features_and_more():
+    axes = plotting.plot_fit(MIXTURE, X, names=["a", "b", "c"])
+    assert axes.shape == (3, 3)
+    np.testing.assert_array_equal([[ax.get_visible() for ax in row] for row in axes], np.tri(3, dtype=bool))
+    assert [ax.get_xlabel() for ax in axes[-1]] == ["a", "b", "c"]
+    assert plotting.plot_fit(random_mixture("full"), X[:, :2]).get_xlabel() == "feature 0"
+    assert plotting.plot_fit(random_mixture("full", d=1), X[:, :1]).get_ylabel() == "density"
+
+
+@pytest.mark.parametrize("level", [0.3, 0.95])
+def test_an_ellipse_holds_its_share_of_a_component(level):
+    one = random_mixture("full", k=1)
+    ax = plotting.plot_clusters(one, X[:, :2], levels=[level])
+    contour = next(line for line in ax.lines if len(line.get_xdata()) > 1)
+    inside = matplotlib.path.Path(np.column_stack(contour.get_data()))
+    draws = np.asarray(jaxgmm.sample(jax.random.key(0), one, 4000)[0])
+    assert inside.contains_points(draws).mean() == pytest.approx(level, abs=0.03)
+
+
+def test_a_histogram_carries_the_density_of_the_mixture():
+    ax = plotting.plot_histogram(MIXTURE, X)
+    total = {line.get_label(): line for line in ax.lines}["mixture"]
+    marginal = jaxgmm.GMMParams.from_moments(MIXTURE.weights, MIXTURE.means[:, :1], MIXTURE.cov[:, :1, :1])
+    x, y = total.get_data()
+    np.testing.assert_allclose(y, np.exp(jaxgmm.log_prob(marginal, x[:, None].astype(np.float32))), rtol=1e-3, atol=1e-6)
+
+
+def test_responsibilities_are_stacked_to_one():
+    ax = plotting.plot_responsibilities(MIXTURE, X)
+    tops = ax.patches[-1].get_data().values
+    np.testing.assert_allclose(tops, 1, rtol=1e-5)
+
+
+def test_fits_and_sweeps_and_estimators_are_drawn():
+    key = jax.random.key(0)
+    result = jaxgmm.fit(key, X, 2, covariance_type="diag", n_restarts=4, trace=40, tol=1e-4)
+    ax = plotting.plot_trace(result, total_weight=len(X))
+    assert len(ax.lines) == 4
+    assert ax.get_ylabel() == "log-likelihood below the best (nats a sample)"
+    with pytest.raises(ValueError, match="pass trace="):
+        plotting.plot_trace(result._replace(lanes=result.lanes._replace(trace=result.lanes.trace[:, :0])))
+    swept = jaxgmm.sweep(key, X, (1, 2, 3), ("diag", "spherical"), n_restarts=2, tol=1e-4)
+    ax = plotting.plot_criterion(swept)
+    curves = {line.get_label(): line for line in ax.lines}
+    np.testing.assert_array_equal(curves["diag"].get_ydata(), swept.bic[:3])
+    np.testing.assert_array_equal(curves["chosen"].get_ydata(), swept.bic[swept.best])
+    from jaxgmm.sklearn import GaussianMixture
+
+    assert plotting.plot_fit(GaussianMixture.from_params(MIXTURE), X).shape == (3, 3)
+    with pytest.raises(ValueError, match="mixture must be"):
+        plotting.plot_fit(X, X)
