@@ -21,7 +21,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rows import ALONE, PLAIN, ROWS, Row
+from benchmarks.rows import ALONE, LOOP, PLAIN, ROWS, Row
 
 
 def worker(row: Row, side: str, what: str) -> Any:
@@ -107,7 +107,7 @@ def chart(results: list[dict[str, Any]], file: Path) -> None:
     for i, r in enumerate(timed):
         ratio = r["ratio_of_medians"]
         ax.barh(i, ratio - 1, left=1, color="#0072B2" if r["peer"] == "scikit-learn" else "#E69F00")
-        asked = r["must"] if r["peer"] in (PLAIN, "scikit-learn") else None
+        asked = r["must"] if r["peer"] in (LOOP, PLAIN, "scikit-learn") else None
         if asked:
             ax.plot([asked] * 2, [i - 0.4, i + 0.4], color="black", linewidth=1.5)
         ax.text(1.1 * max(ratio, asked or 1, 1), i, f"{ratio:.2g}", va="center")
@@ -148,7 +148,9 @@ def main() -> int:
     for row in ROWS.values():
         if options.rows in row.name and not (row.slow and options.quick):
             peers = [
-                p for p in row.peers if p in (ALONE, PLAIN) or (_installed(p) and (p == "scikit-learn" or not options.quick))
+                p
+                for p in row.peers
+                if p in (ALONE, LOOP, PLAIN) or (_installed(p) and (p == "scikit-learn" or not options.quick))
             ]
             results += measure(row, peers, options.quick, console)
     latest = {(r["row"], r["peer"]): r for r in before + results}

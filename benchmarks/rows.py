@@ -14,10 +14,11 @@ class Row:
     Attributes:
       name: what the table says.
       kind: "iteration" (time of one more EM step from a fixed start), "limit" (that time over the time of the step's two
-        multiplications alone), "fit" (whole fits from random starts, warm; what is
-        fitted says the side of that name), "first" (the first of these in a process, compiling included), "command" (a whole
-        process from a shell), "reach" (time to the likelihood at which the peer stops, starts included, warm), "passes" (how
-        many times fewer passes an acceleration needs), or "memory" (peak beyond the data, no timing).
+        multiplications alone), "fit" (whole fits from random starts, warm; what is fitted says the side of that name),
+        "rounds" (a fit with callback and bar, beside one compiled loop), "first" (the first of these in a process, compiling
+        included), "command" (a whole process from a shell), "reach" (time to the likelihood at which the peer stops, starts
+        included, warm), "passes" (how many times fewer passes an acceleration needs), or "memory" (peak beyond the data, no
+        timing).
       must, aim: ratios asked for, the largest in a "limit" row, or MB in a "memory" row.
       floor: the least variance on our side, and what the peers add to covariances; zero where EM needs none.
       many: EM steps of the longer of the two runs whose difference is timed; the shorter does one.
@@ -41,6 +42,7 @@ class Row:
 
 ALONE = "the multiplications alone"
 PLAIN = "plain EM"
+LOOP = "one compiled loop"
 """Sides that are always there."""
 
 ROWS = {
@@ -62,6 +64,8 @@ ROWS = {
         Row("16 restarts, 4000 x 8, K=8", "fit", 4000, 8, 8, must=10, aim=30, peers=("scikit-learn",)),
         Row("1000 data sets of 400 x 2, K=2", "fit", 400, 2, 2, must=80, aim=150, peers=("scikit-learn",)),
         Row("sweep of iris, 9 x 4 x 3", "fit", 150, 4, 9, must=10, aim=30, peers=("scikit-learn",)),
+        Row("estimator, 50k x 8, K=16, float64", "fit", 50_000, 8, 16, "float64", must=1, aim=3, peers=("scikit-learn",)),
+        Row("callback and bar, 100k x 8, K=8", "rounds", 100_000, 8, 8, must=0.95, aim=1, peers=(LOOP,)),
         Row("sweep of iris, first call", "first", 150, 4, 9, must=0.15, aim=0.5, peers=("scikit-learn",)),
         Row("jaxgmm fit faithful.csv, cache warm", "command", 272, 2, 6, must=1, aim=1.5, peers=("scikit-learn",)),
         Row("jaxgmm fit faithful.csv, cache cold", "command", 272, 2, 6, must=0.5, aim=1, peers=("scikit-learn",)),

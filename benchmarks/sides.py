@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import Row, start
+from benchmarks.rows import LOOP, Row, start
 
 Moments = tuple[np.ndarray, np.ndarray, np.ndarray]
 Steps = Callable[[int], Any]
@@ -279,7 +279,48 @@ def jaxgmm_patches(row: Row, X: np.ndarray, seed: int, target: float) -> float:
     return reached
 
 
+def jaxgmm_estimator(row: Row, X: np.ndarray) -> Fit:
+    from jaxgmm.sklearn import GaussianMixture
+
+    return _estimator(GaussianMixture, row, X)
+
+
+def sklearn_estimator(row: Row, X: np.ndarray) -> Fit:
+    from sklearn.mixture import GaussianMixture
+
+    return _estimator(GaussianMixture, row, X)
+
+
+def _estimator(kind: Any, row: Row, X: np.ndarray) -> Fit:
+    """Its defaults, for a script that changes one import."""
+
+    def run(seed: int) -> Callable[[], float]:
+        fit = kind(row.n_components, random_state=seed).fit(X)
+        return lambda: float(fit.score(X))
+
+    return run
+
+
+def jaxgmm_rounds(row: Row, X: np.ndarray) -> dict[str, Steps]:
+    """The same passes with a callback and a bar, and in one loop without the host."""
+    import jax
+
+    import jaxgmm
+
+    on_device, key = jax.numpy.asarray(X), jax.random.key(0)
+
+    def fit(X: Any, passes: Any, **options: Any) -> Any:
+        return jaxgmm.fit(key, X, row.n_components, n_restarts=1, tol=0.0, max_iter=passes, **options).log_likelihood
+
+    alone = jax.jit(fit)
+    return {
+        "jaxgmm": lambda n: float(fit(on_device, n, callback=lambda progress: None, progress=True)),
+        LOOP: lambda n: float(alone(on_device, n)),
+    }
+
+
 FITS = {
+    "estimator, 50k x 8, K=16, float64": {"jaxgmm": jaxgmm_estimator, "scikit-learn": sklearn_estimator},
     "16 restarts, 4000 x 8, K=8": {"jaxgmm": jaxgmm_restarts, "scikit-learn": sklearn_restarts},
     "1000 data sets of 400 x 2, K=2": {"jaxgmm": jaxgmm_many, "scikit-learn": sklearn_many},
     "sweep of iris, 9 x 4 x 3": {"jaxgmm": jaxgmm_sweep, "scikit-learn": sklearn_sweep},

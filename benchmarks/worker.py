@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.rows import ROWS, Row, mean_log_likelihood, samples, start
-from benchmarks.sides import FITS, SCRIPT, STEPS, jaxgmm_patches, multiplications, patches, sklearn_patches
+from benchmarks.sides import FITS, SCRIPT, STEPS, jaxgmm_patches, jaxgmm_rounds, multiplications, patches, sklearn_patches
 
 AGREEMENT = 1e-4
 """Relative difference of log-likelihood between the sides that is still the same computation."""
@@ -66,6 +66,17 @@ def limit(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     step, median = step_seconds(runs, dict.fromkeys(runs, row.many), rounds)
     ratios = {"ratio": step["jaxgmm"] / step[peer], "ratio_of_medians": median["jaxgmm"] / median[peer]}
     return {"seconds": step["jaxgmm"], "peer_seconds": step[peer]} | ratios
+
+
+def rounds(row: Row, peer: str, rounds: int) -> dict[str, Any]:
+    """Time of many passes in one loop over their time in rounds, with a callback and a bar."""
+    runs, many = jaxgmm_rounds(row, samples(row)), 300
+    reached = {name: run(many) for name, run in runs.items()}
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(rounds):
+        for name, run in runs.items():
+            taken[name].append(seconds(run, many))
+    return compared(taken["jaxgmm"], taken[peer], reached["jaxgmm"], reached[peer])
 
 
 def step_seconds(
@@ -193,6 +204,7 @@ MEASURES = {
     "iteration": iteration,
     "limit": limit,
     "fit": fit,
+    "rounds": rounds,
     "first": first,
     "command": command,
     "reach": reach,
