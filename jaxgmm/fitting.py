@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks, lanes
 from jaxgmm.batch import Batch, Data, Plan
+from jaxgmm.implicit import Problem, parameters_adjoint, with_adjoint
 from jaxgmm.initial import METHODS
 from jaxgmm.lanes import Samples
 from jaxgmm.numerics import float_dtype
@@ -43,9 +44,14 @@ def fit_from(
     axis_name: str | None = None,
     trace: int = 0,
 ) -> FitResult:
-    """EM from a given mixture to convergence. Pure: it works inside ``jit``, ``vmap``, ``shard_map`` and ``jvp``.
+    """EM from a given mixture to convergence. Pure: it works inside ``jit``, ``vmap``, ``shard_map``, ``jvp`` and ``grad``.
 
     Nothing raises on values: a start that is not finite, or NaN in X, ends in ``Status.NONFINITE``.
+
+    Forward mode differentiates the loop. Reverse mode is that of the fixed point, by the implicit rule: with respect to X,
+    ``sample_weight`` and ``covariance_floor``, and right as far as the fit has converged; ``trace`` has none, second
+    derivatives raise, and inside ``shard_map`` there is forward mode only. To differentiate a ``fit``, go on from its end:
+    ``fit_from(result.params, X)``.
 
     Args:
       params: the start; its structure is that of the fit.
@@ -73,6 +79,8 @@ def fit_from(
     >>> result = jax.jit(jaxgmm.fit_from)(start, X)
     >>> bool(result.log_likelihood >= jaxgmm.log_likelihood(start, X))
     True
+    >>> jax.grad(lambda X: jaxgmm.fit_from(start, X).params.means.sum())(X).shape
+    (100, 2)
     """
     X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
@@ -298,6 +306,11 @@ def _fit_from(
     trace: int,
     axis_name: str | None,
 ) -> FitResult:
-    samples = Samples(X, sample_weight, mixture_centre(params), axis_name)
-    lane = lanes.begin(params, samples, floor, accelerate, trace)
-    return lanes.finish(lanes.advance(lane, samples, max_iter, tol, accelerate), samples.centre)
+    def run(problem: Problem) -> FitResult:
+        start, X, sample_weight, floor, tol, max_iter = problem
+        samples = Samples(X, sample_weight, mixture_centre(start), axis_name)
+        lane = lanes.begin(start, samples, floor, accelerate, trace)
+        return lanes.finish(lanes.advance(lane, samples, max_iter, tol, accelerate), samples.centre)
+
+    problem = Problem(params, X, sample_weight, floor, tol, max_iter)
+    return with_adjoint(run, parameters_adjoint, problem)

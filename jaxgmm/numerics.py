@@ -68,6 +68,12 @@ def varying_with(tree: T, *sources: Any) -> T:
     return jax.tree.map(lambda leaf: leaf ^ (zero != 0) if leaf.dtype == bool else leaf + zero.astype(leaf.dtype), tree)
 
 
+def varying_axes(array: Array) -> tuple[str, ...]:
+    """The mesh axes over which an array varies inside ``shard_map``."""
+    kind: Any = jax.typeof(array)
+    return tuple(kind.vma if hasattr(kind, "vma") else kind.mat.varying)  # the one until JAX 0.9, the other since
+
+
 def two_sum(a: Array, b: Array) -> tuple[Array, Array]:
     """``a + b`` as the rounded sum and what rounding lost, exactly (Knuth, TAOCP 2, 4.2.2)."""
     total = a + b

@@ -14,7 +14,7 @@ FLOORS = {
     1: ["accelerate", "structures"],
     2: ["params", "sums", "contract", "result"],
     3: ["em"],
-    4: ["clusters", "initial", "lanes", "batch", "rounds", "density", "criteria"],
+    4: ["clusters", "initial", "lanes", "implicit", "batch", "rounds", "density", "criteria"],
     5: ["fitting"],
     6: ["many", "selection"],
     7: [
@@ -40,6 +40,7 @@ STEPS = {
     "result": {"params"},
     "initial": {"clusters"},
     "batch": {"clusters", "initial", "lanes"},
+    "implicit": {"lanes"},
     "rounds": {"batch"},
     "reports": {"grouped"},
     "sklearn": {"padding", "precisions", "sklearn_starts", "sklearn_words"},

@@ -126,8 +126,11 @@ class Structure(abc.ABC):
 
     # The bound.
     @abc.abstractmethod
-    def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
-        """The likeliest member with Sigma_k - diag(floor) positive semidefinite, from the unbounded maximum."""
+    def floored(self, cov: Array, floor: Float[Array, " D"], always: bool = False) -> Array:
+        """The likeliest member with Sigma_k - diag(floor) positive semidefinite, from the unbounded maximum.
+
+        ``always`` spends the work where the bound does not bind, too, in a form that has a reverse mode.
+        """
 
     @abc.abstractmethod
     def widened(self, cov: Array, variance: Float[Array, ""]) -> Array:
@@ -163,10 +166,14 @@ class Dense(Structure):
     def root(self, cov: Array) -> Array:
         return each(factors, cov)[0]
 
-    def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"], always: bool = False) -> Array:
         # What is not finite is left alone, for the status to tell of it; no floor means no bound.
         bound = each(binds, cov, floor) & jnp.all(floor > 0) & jnp.all(jnp.isfinite(cov))
-        return apply_if(jnp.any(bound), lambda cov: jnp.where(bound[..., None, None], each(clip, cov, floor), cov), cov)
+
+        def clipped(cov: Array) -> Array:
+            return jnp.where(bound[..., None, None], each(clip, cov, floor), cov)
+
+        return clipped(cov) if always else apply_if(jnp.any(bound), clipped, cov)
 
     def widened(self, cov: Array, variance: Float[Array, ""]) -> Array:
         return each(lambda matrix: matrix + variance * jnp.eye(len(matrix), dtype=matrix.dtype), cov)

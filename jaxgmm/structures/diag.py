@@ -39,7 +39,7 @@ class Diag(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), jnp.sum(jnp.log(cov), axis=-1))
 
-    def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"], always: bool = False) -> Array:
         return jnp.maximum(cov, floor[None])
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:

@@ -39,7 +39,7 @@ class Spherical(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), n_features * jnp.log(cov))
 
-    def floored(self, cov: Array, floor: Float[Array, " D"]) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"], always: bool = False) -> Array:
         return jnp.maximum(cov, jnp.max(floor))
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
