@@ -108,7 +108,7 @@ def n_present(sample_weight: ArrayLike | None, n_samples: int) -> int:
     return n_samples if sample_weight is None or is_traced(sample_weight) else int(np.count_nonzero(np.asarray(sample_weight)))
 
 
-def check_values(X: np.ndarray, weight: np.ndarray | None, dtype: np.dtype) -> None:
+def check_values(X: np.ndarray, weight: np.ndarray | None, dtype: np.dtype, vanishing: bool = False) -> None:
     """Finite samples whose squares, times ``weight``, stay inside ``dtype``; rows of weight zero may hold anything."""
     present = slice(None) if weight is None else weight > 0
     total = float(len(X)) if weight is None else float(weight.sum(dtype=np.float64))
@@ -127,22 +127,31 @@ def check_values(X: np.ndarray, weight: np.ndarray | None, dtype: np.dtype) -> N
                 "Drop or fill these rows, or give them sample_weight 0."
             )
     low, high = (bound.astype(np.float64) for bound in (rows.min(axis=0), rows.max(axis=0)))
-    check_range(low, high, len(rows), total, dtype)
+    check_range(low, high, len(rows), total, dtype, vanishing=vanishing)
 
 
 def check_range(
-    low: np.ndarray, high: np.ndarray, n_rows: Any, total: Any, dtype: np.dtype, sets: np.ndarray | None = None
+    low: np.ndarray,
+    high: np.ndarray,
+    n_rows: Any,
+    total: Any,
+    dtype: np.dtype,
+    sets: np.ndarray | None = None,
+    vanishing: bool = False,
 ) -> None:
     """Squares of samples between these bounds (D,), summed over rows of a total weight, stay inside ``dtype``.
 
-    Bounds (M, D) are those of the data sets numbered ``sets``. Bounds that are not finite are left to ``Status``.
+    Bounds (M, D) are those of the data sets numbered ``sets``. Bounds that are not finite are left to ``Status``. Squares that
+    may be ``vanishing`` are asked only not to overflow.
     """
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         spread, size = high - low, np.maximum(np.abs(low), np.abs(high))
         limits = np.finfo(dtype)
         largest = np.sqrt(float(limits.max) / np.maximum(n_rows, total))
         smallest = np.sqrt(float(limits.tiny) / float(limits.eps) / np.minimum(1.0, total / n_rows))
-        outside = ~(spread < largest) | ((spread > 0) & (spread < smallest)) | (size >= float(limits.max))
+        outside = ~(spread < largest) | (size >= float(limits.max))
+        if not vanishing:
+            outside |= (spread > 0) & (spread < smallest)
         outside &= np.isfinite(low) & np.isfinite(high)
     if outside.any():
         place = tuple(int(i) for i in np.argwhere(outside)[0])

@@ -207,8 +207,11 @@ def run_parts(
     return [end for end in ends if end is not None], sum(counts)
 
 
-def admit(X: Any, sample_weight: Any) -> tuple[Data, np.ndarray | None]:
-    """Samples and weights that passed the door, and what was subtracted from samples that JAX would have rounded."""
+def admit(X: Any, sample_weight: Any, vanishing: bool = False) -> tuple[Data, np.ndarray | None]:
+    """Samples and weights that passed the door, and what was subtracted from samples that JAX would have rounded.
+
+    Where squares of samples may be ``vanishing``, something else keeps variances from zero.
+    """
     X = checks.check_samples(X)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     offset = None
@@ -218,7 +221,7 @@ def admit(X: Any, sample_weight: Any) -> tuple[Data, np.ndarray | None]:
         known = not checks.is_traced(sample_weight)
         weight = np.asarray(sample_weight) if known and sample_weight is not None else None
         if known:
-            checks.check_values(host, weight, dtype)
+            checks.check_values(host, weight, dtype, vanishing)
         # Under weights that are traced a row that is not finite may be absent, or must show: it is left as it is.
         if host.dtype == np.float64 and dtype == np.float32 and (known or np.isfinite(host).all()):
             X, offset = centred(host, weight)

@@ -16,6 +16,7 @@ from jaxgmm.density import predict_proba
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, covariances
 from jaxgmm.result import FitResult
+from jaxgmm.selection import best_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -143,10 +144,10 @@ def plot_uncertainty(
     ax = _axes(ax, (6.5, 4.5))
     uncertain = 1 - _responsibilities(params, X).max(axis=1)[rows]
     order = np.argsort(uncertain)  # the uncertain on top
-    size = _dot(len(rows)) * (0.5 + 4 * uncertain[order])
+    size = _dot(len(rows)) * (1 + 4 * uncertain[order])
     largest = 1 - 1 / max(len(part.weights), 2)
     x, y = X[rows][order][:, list(features)].T
-    dots = ax.scatter(x, y, s=size, c=uncertain[order], cmap="cividis_r", vmin=0, vmax=largest, linewidths=0)
+    dots = ax.scatter(x, y, s=size, c=uncertain[order], cmap="cividis_r", vmin=0, vmax=largest, edgecolors="#7F7F7F", linewidths=0.3)
     ax.figure.colorbar(dots, ax=ax, label="uncertainty, 1 - largest responsibility")
     for k in range(len(part.weights)):
         _draw_component(ax, part, k, LEVELS[:1], "#7F7F7F")
@@ -209,7 +210,7 @@ def plot_pairs(
 
 
 def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic") -> Axes:
-    """A criterion over the number of components, a curve a structure; hollow where a fit is degenerate, a ring at the best.
+    """A criterion over the number of components, a curve a structure; hollow where a fit is degenerate, a ring at the best by it.
 
     Args:
       sweep: what ``jaxgmm.sweep`` returns.
@@ -226,8 +227,10 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
         ax.plot(counts[mine], values[mine], label=str(name), markersize=5, color=colour, marker=marker, linestyle=style)
         spikes = mine[sweep.status[mine] == Status.DEGENERATE]
         ax.plot(counts[spikes], values[spikes], linestyle="none", marker=marker, color=colour, markerfacecolor="white")
-    at = sweep.n_components[sweep.best], values[sweep.best]
-    ax.plot(*at, marker="o", markersize=13, linestyle="none", color="none", markeredgecolor="black", label="chosen")
+    if criterion != "log_likelihood":  # that rises with every component
+        at = best_by(values, sweep.status)
+        ring = sweep.n_components[at], values[at]
+        ax.plot(*ring, marker="o", markersize=13, linestyle="none", color="none", markeredgecolor="black", label="best")
     unit = "log-likelihood (nats)" if criterion == "log_likelihood" else f"{criterion.upper()} (smaller is better)"
     ax.set(xlabel="number of components", ylabel=unit, xticks=np.unique(sweep.n_components))
     _legend(ax)

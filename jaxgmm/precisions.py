@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure
 from jaxgmm.structures.base import Dense
 
@@ -58,3 +59,12 @@ def precisions_cholesky(cov: np.ndarray, structure: Structure) -> np.ndarray:
     except np.linalg.LinAlgError:
         raise ValueError(COLLAPSED) from None
     return np.triu(transposed(np.linalg.inv(lower)))
+
+
+def has_inverses(params: GMMParams) -> bool:
+    """Does every covariance have an inverse, as far as rounding lets it be told?"""
+    try:
+        precisions_cholesky(params.cov, params.structure)
+    except ValueError:
+        return False
+    return True

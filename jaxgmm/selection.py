@@ -160,10 +160,10 @@ def sweep(
     rows = [row for end in ends if end is not None for row in end]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
-    return Sweep(**arrays, results=tuple(columns["results"]), best=_best(arrays[criterion], arrays["status"]))
+    return Sweep(**arrays, results=tuple(columns["results"]), best=best_by(arrays[criterion], arrays["status"]))
 
 
-def _best(criterion: np.ndarray, status: np.ndarray) -> int:
+def best_by(criterion: np.ndarray, status: np.ndarray) -> int:
     """The lowest criterion among the fits that ended finite and not degenerate, else among the finite ones."""
     rank = np.select([status == Status.NONFINITE, status == Status.DEGENERATE], [2, 1], 0)
     return int(np.lexsort((criterion, rank))[0])

@@ -22,7 +22,7 @@ from sklearn import mixture
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from jaxgmm import batch, checks, density, lanes
 from jaxgmm.batch import Batch, Data, Plan
@@ -32,13 +32,12 @@ from jaxgmm.lanes import Added
 from jaxgmm.loop import Status
 from jaxgmm.padding import in_padded, in_rows, padded
 from jaxgmm.params import GMMParams, n_free_parameters
-from jaxgmm.precisions import COLLAPSED, check_weights, inverted, precisions_cholesky, squared
+from jaxgmm.precisions import COLLAPSED, check_weights, has_inverses, inverted, precisions_cholesky, squared
 from jaxgmm.result import FitResult
+from jaxgmm.sklearn_door import FLOATS, samples, weighted_samples
 from jaxgmm.sklearn_starts import estimated, responsibilities, whitened_clusters
 from jaxgmm.sklearn_words import UNCONVERGED, Talk, in_words
 from jaxgmm.structures import STRUCTURES, Structure, get_structure
-
-FLOATS = [np.float64, np.float32]
 
 FIELDS = ("weights", "means", "cov")
 
@@ -141,9 +140,7 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
           y: not used.
           sample_weight: (N,) weights: zero is absent, two is seen twice.
         """
-        X = validate_data(self, X, dtype=FLOATS, ensure_min_samples=2)
-        if sample_weight is not None:
-            sample_weight = np.asarray(checks.check_sample_weight(np.asarray(sample_weight), len(X)), X.dtype)
+        X, sample_weight = weighted_samples(self, X, sample_weight)
         if (n_present := checks.n_present(sample_weight, len(X))) < checks.check_int("n_components", self.n_components, 1):
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n_present}"
@@ -165,7 +162,7 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
 
         talk = Talk(self.verbose, self.verbose_interval)
         with _precision(X.dtype):
-            data, _ = admit(*in_padded(X, sample_weight))
+            data, _ = admit(*in_padded(X, sample_weight), vanishing=self.reg_covar > 0)
             _, tol, limit, _, _ = check_options(data.X, self.tol, passes, None, None, 0)
             added = Added(jnp.asarray(self.reg_covar, X.dtype))
             starts = [held] if warm else self._starts(X, sample_weight, data, given, added)
@@ -356,7 +353,7 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
     def _ask(self, function: Any, X: Any) -> np.ndarray:
         """A function of the core, of samples in the wider of their dtype and the mixture's."""
         check_is_fitted(self)
-        X = validate_data(self, X, dtype=FLOATS, reset=False)
+        X = samples(self, X, reset=False)
         X = X.astype(np.result_type(X, self.means_), copy=False)
         with _precision(X.dtype):
             return np.array(function(self.params_, in_rows(X, padded(len(X)))))[: len(X)]
@@ -389,7 +386,7 @@ def _likeliest(ends: list[tuple[FitResult, Any]], n_theirs: int) -> tuple[FitRes
 
     def rank(place: int) -> tuple[int, float]:
         result = ends[place][0]
-        if result.status == Status.NONFINITE or not np.isfinite(result.log_likelihood):
+        if result.status == Status.NONFINITE or not np.isfinite(result.log_likelihood) or not has_inverses(result.params):
             return 0, 0.0
         return 1 if result.status == Status.DEGENERATE and place >= n_theirs else 2, float(result.log_likelihood)
 

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 from sklearn.cluster import KMeans, kmeans_plusplus
 
+from jaxgmm import em
 from jaxgmm.initial import from_responsibilities
 from jaxgmm.lanes import Added
 from jaxgmm.params import GMMParams
@@ -63,6 +64,10 @@ def _one_hot(label: np.ndarray, n_components: int, dtype: np.dtype) -> np.ndarra
 
 @partial(jax.jit, static_argnames="structure")
 def estimated(X: Array, weight: Array, gamma: Array, added: Added, structure: Structure) -> GMMParams:
-    """One M-step from responsibilities, with what is added to the covariances."""
+    """The M-step from responsibilities, with what is added to the covariances.
+
+    Once more about its own means: beside a sample at 1e39 two passes leave a covariance of rounding.
+    """
     found = from_responsibilities(X, weight, gamma, gamma.shape[1], structure, covariance_floor=None)
+    found = em.m_step(found, X, gamma, sample_weight=weight)
     return replace(found, cov=structure.widened(found.cov, added.variance))

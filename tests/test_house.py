@@ -26,6 +26,7 @@ FLOORS = {
         "precisions",
         "reports",
         "sklearn",
+        "sklearn_door",
         "sklearn_starts",
         "sklearn_words",
         "tables",
@@ -43,7 +44,7 @@ STEPS = {
     "implicit": {"lanes"},
     "rounds": {"batch"},
     "reports": {"grouped"},
-    "sklearn": {"padding", "precisions", "sklearn_starts", "sklearn_words"},
+    "sklearn": {"padding", "precisions", "sklearn_door", "sklearn_starts", "sklearn_words"},
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 

@@ -88,7 +88,10 @@ def test_fits_and_sweeps_and_estimators_are_drawn():
     ax = plotting.plot_criterion(swept)
     curves = {line.get_label(): line for line in ax.lines}
     np.testing.assert_array_equal(curves["diag"].get_ydata(), swept.bic[:3])
-    np.testing.assert_array_equal(curves["chosen"].get_ydata(), swept.bic[swept.best])
+    np.testing.assert_array_equal(curves["best"].get_ydata(), swept.bic[swept.best])
+    apart = swept._replace(icl=np.where(np.arange(6) == 4, -1e9, swept.icl))
+    rings = [line for line in plotting.plot_criterion(apart, criterion="icl").lines if line.get_label() == "best"]
+    np.testing.assert_array_equal(rings[0].get_xydata(), [[apart.n_components[4], -1e9]])
     from jaxgmm.sklearn import GaussianMixture
 
     assert plotting.plot_fit(GaussianMixture.from_params(MIXTURE), X).shape == (3, 3)
