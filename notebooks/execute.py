@@ -61,7 +61,7 @@ def execute(path: Path, pictures: Path | None) -> int:
 def keep_pictures(cell: nbformat.NotebookNode, folder: Path) -> None:
     names = [tag.removeprefix("picture:") for tag in cell.metadata.get("tags", []) if tag.startswith("picture:")]
     drawn = [output.data["image/png"] for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
-    for name, image in zip(names, drawn, strict=True):
+    for name, image in zip(names, drawn, strict=True) if names else ():
         (folder / f"{name}.png").write_bytes(base64.b64decode(image))
 
 
