@@ -23,7 +23,14 @@ if TYPE_CHECKING:
     from jaxgmm.params import GMMParams
     from jaxgmm.selection import Sweep
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help="Gaussian mixtures by expectation-maximisation.")
+GUIDE = """Gaussian mixtures by expectation-maximisation.
+
+Fit a file, look at the picture, keep the model: jaxgmm fit faithful.csv --plot fit.png --output model.safetensors.
+Then label other rows with it: jaxgmm predict model.safetensors more.csv. Every command has a --help with examples and a
+--json for scripts; --install-completion teaches your shell the options.
+"""
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=GUIDE)
 
 File = Annotated[Path, typer.Argument(help="CSV or Parquet file, one sample a row.")]
 Model = Annotated[Path, typer.Argument(help="A model that `fit --output` wrote.")]
@@ -84,7 +91,7 @@ def fit(
     """
     counts = _component_range(components)
     _check_outputs(file, output, labels, plot, group)
-    table = tables.read_table(file)
+    table = tables.read_table(file, ",".join(filter(None, (columns, group))))
     if group is not None and group not in table.columns:
         raise tables.BadInput(f"there is no column {group!r}, which --group asks for. Columns: {', '.join(table.columns)}.")
     names = tables.choose_columns(table if group is None else table.drop(group), columns)
@@ -92,6 +99,8 @@ def fit(
     if group is not None:
         _fit_groups(table, group, names, X, complete, counts, covariance_type, restarts, seed, output, labels, as_json)
         return
+    n_rows = table.height
+    del table  # its memory is that of X once more
     if counts[-1] > len(X):
         raise tables.BadInput(f"--components {components} asks for more components than there are complete rows, {len(X)}.")
     _start_jax()
@@ -120,7 +129,7 @@ def fit(
         np.ravel(plot_fit(params, X, names=names))[0].figure.savefig(plot, dpi=150)
     if as_json:
         report = {
-            "file": str(file), "columns": names, "rows": table.height, "rows_used": len(X),
+            "file": str(file), "columns": names, "rows": n_rows, "rows_used": len(X),
             "covariance_type": covariance_type, "restarts": restarts, "seed": seed,
             "log_likelihood": float(grid.log_likelihood[best]), "bic": float(grid.bic[best]), "n_iter": int(result.n_iter),
             "status": jaxgmm.Status(int(result.status)).name, "message": result.message,
@@ -142,7 +151,7 @@ def fit(
     sizes = np.bincount(jaxgmm.predict(params, X), minlength=params.n_components)
     console.print(component_table(params, names, [int(s) for s in sizes]))
     console.print(
-        f"{len(X)} of {table.height} rows, {len(names)} features, {covariance_type} covariance, {restarts} restarts\n"
+        f"{len(X)} of {n_rows} rows, {len(names)} features, {covariance_type} covariance, {restarts} restarts\n"
         f"log-likelihood {grid.log_likelihood[best]:.4f} nats, BIC {grid.bic[best]:.2f} (smaller is better)",
         highlight=False,
         markup=False,

@@ -147,7 +147,8 @@ def plot_uncertainty(
     size = _dot(len(rows)) * (1 + 4 * uncertain[order])
     largest = 1 - 1 / max(len(part.weights), 2)
     x, y = X[rows][order][:, list(features)].T
-    dots = ax.scatter(x, y, s=size, c=uncertain[order], cmap="cividis_r", vmin=0, vmax=largest, edgecolors="#7F7F7F", linewidths=0.3)
+    dots = ax.scatter(x, y, s=size, c=uncertain[order], cmap="cividis_r", vmin=0, vmax=largest)
+    dots.set(edgecolors="#7F7F7F", linewidths=0.3)
     ax.figure.colorbar(dots, ax=ax, label="uncertainty, 1 - largest responsibility")
     for k in range(len(part.weights)):
         _draw_component(ax, part, k, LEVELS[:1], "#7F7F7F")
@@ -210,7 +211,7 @@ def plot_pairs(
 
 
 def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic") -> Axes:
-    """A criterion over the number of components, a curve a structure; hollow where a fit is degenerate, a ring at the best by it.
+    """A criterion over the number of components, a curve a structure, ringed at its best; hollow where a fit is degenerate.
 
     Args:
       sweep: what ``jaxgmm.sweep`` returns.

@@ -64,7 +64,7 @@ def precisions_cholesky(cov: np.ndarray, structure: Structure) -> np.ndarray:
 def has_inverses(params: GMMParams) -> bool:
     """Does every covariance have an inverse, as far as rounding lets it be told?"""
     try:
-        precisions_cholesky(params.cov, params.structure)
+        precisions_cholesky(np.asarray(params.cov), params.structure)
     except ValueError:
         return False
     return True

@@ -195,6 +195,20 @@ def test_parquet_and_chosen_columns(run, tmp_path):
     assert "30 of 30 rows, 1 features" in out
 
 
+def test_text_of_a_parquet_file_is_read_where_it_is_asked_for(run, tmp_path):
+    frame = pl.DataFrame({"kind": ["a", "b"] * 15, "x": np.random.default_rng(0).normal(size=30), "word": ["w"] * 30})
+    frame.write_parquet(tmp_path / "t.parquet")
+    assert tables.read_table(tmp_path / "t.parquet")["kind"].null_count() == 30
+    assert tables.read_table(tmp_path / "t.parquet", "x,kind")["kind"].to_list() == frame["kind"].to_list()
+    code, out, err = run("fit", "t.parquet", "--components", "1", "--group", "kind", "--restarts", "1", "--json")
+    assert code == 0
+    assert [group["rows_used"] for group in json.loads(out)["groups"]] == [15, 15]
+    assert "left out 1 column not numeric: word" in err
+    code, _, err = run("fit", "t.parquet", "--columns", "x,word")
+    assert code == 2
+    assert "column 'word' is not numeric (String)" in err
+
+
 @pytest.mark.parametrize(
     "text",
     [
