@@ -41,7 +41,16 @@ def aic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
 def bic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Array:
     """Schwarz's criterion, m ln n - 2 L, where n is the total weight.
 
-    Args, errors: as ``aic``.
+    Args:
+      params: a mixture of K components in D dimensions.
+      X: (N, D) samples.
+      sample_weight: (N,) weights, ones without.
+
+    Returns:
+      (), nats times two; smaller is better.
+
+    Raises:
+      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
 
     Source: Schwarz (1978), Annals of Statistics 6.
 
@@ -59,7 +68,16 @@ def bic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
 def icl(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Array:
     """Integrated completed likelihood: ``bic`` - 2 sum_n w_n ln max_k gamma(z_nk), a penalty on overlap.
 
-    Args, errors: as ``aic``.
+    Args:
+      params: a mixture of K components in D dimensions.
+      X: (N, D) samples.
+      sample_weight: (N,) weights, ones without.
+
+    Returns:
+      (), nats times two; smaller is better.
+
+    Raises:
+      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
 
     Source: Biernacki, Celeux and Govaert (2000), IEEE Transactions on Pattern Analysis and Machine Intelligence 22, in the
     form with the hard classification that mclust reports.

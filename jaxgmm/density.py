@@ -47,11 +47,15 @@ def _log_prob(params: GMMParams, X: Array) -> Array:
 def predict_proba(params: GMMParams, X: ArrayLike) -> Array:
     """Responsibilities of the components for each sample, eq. (5).
 
+    Args:
+      params: a mixture of K components in D dimensions.
+      X: (N, D) samples, in the units of ``params.means``.
+
     Returns:
       (N, K), rows of sum one.
 
     Raises:
-      ValueError: as ``log_prob``.
+      ValueError: X is not numeric, not two-dimensional, or has another D than ``params``.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -64,12 +68,16 @@ def predict_proba(params: GMMParams, X: ArrayLike) -> Array:
 def predict(params: GMMParams, X: ArrayLike) -> Array:
     """The component with the largest responsibility for each sample.
 
+    Args:
+      params: a mixture of K components in D dimensions.
+      X: (N, D) samples, in the units of ``params.means``.
+
     Returns:
       (N,) int32 labels, counted from 0 in the order of ``params.weights``; a row whose responsibilities are NaN (it
       holds NaN, or lies so far out that every density underflows) gives 0.
 
     Raises:
-      ValueError: as ``log_prob``.
+      ValueError: X is not numeric, not two-dimensional, or has another D than ``params``.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -132,8 +140,14 @@ def _sample(key: Array, params: GMMParams, n: int) -> tuple[Array, Array]:
 def mixture_mean(params: GMMParams) -> Array:
     """E[x] = sum_k pi_k mu_k.
 
+    Args:
+      params: a mixture of K components in D dimensions.
+
     Returns:
       (D,), data units.
+
+    Raises:
+      ValueError: ``params`` is no mixture: its arrays do not fit its structure.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -148,8 +162,14 @@ def mixture_mean(params: GMMParams) -> Array:
 def mixture_covariance(params: GMMParams) -> Array:
     """Cov[x] = sum_k pi_k (Sigma_k + (mu_k - E[x])(mu_k - E[x])^T), the law of total covariance.
 
+    Args:
+      params: a mixture of K components in D dimensions.
+
     Returns:
       (D, D), squared data units.
+
+    Raises:
+      ValueError: ``params`` is no mixture: its arrays do not fit its structure.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])

@@ -109,6 +109,9 @@ def m_step(
       sample_weight: (N,) weights: zero is absent, two is seen twice.
       covariance_floor: see ``fit``; None for no bound.
 
+    Returns:
+      The mixture of these responsibilities, in the dtype of X.
+
     Raises:
       ValueError: shapes that do not fit ``params``, weights that are negative, not finite, or all zero.
 
@@ -241,6 +244,12 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
       params: the mixture under which ``stats`` were taken, so the moments are about ``params.means``.
       stats: sums of ``statistics``.
       covariance_floor: see ``fit``; None for no bound.
+
+    Returns:
+      The mixture, in the dtype of ``stats``.
+
+    Raises:
+      ValueError: ``params`` is no mixture; a floor that is negative, not finite, or of another shape than () or (D,).
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])

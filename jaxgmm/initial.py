@@ -55,6 +55,9 @@ def initialise(
         that is absent or seen twice shifts what the others draw, and where k-means looks at some of the rows only: beyond
         16,384 of them, or eight times what the covariances need).
 
+    Returns:
+      A mixture in the dtype of X.
+
     Raises:
       ValueError: X, n_components or method are not of these forms.
 

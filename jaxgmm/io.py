@@ -55,6 +55,9 @@ def save(path: str | PathLike[str], params: GMMParams, metadata: Mapping[str, st
 def load(path: str | PathLike[str]) -> GMMParams:
     """Read a mixture that ``save`` wrote.
 
+    Args:
+      path: the file.
+
     Returns:
       The mixture in the dtype of the file: JAX arrays, or NumPy arrays where the file holds float64 and x64 is off.
 
@@ -74,8 +77,15 @@ def load(path: str | PathLike[str]) -> GMMParams:
 def load_metadata(path: str | PathLike[str]) -> dict[str, str]:
     """The header of a file that ``save`` wrote.
 
+    Args:
+      path: the file.
+
+    Returns:
+      Text by name: ``format``, ``version``, ``structure``, and what ``save`` was given.
+
     Raises:
-      FileNotFoundError, ValueError: as ``load``.
+      FileNotFoundError: there is no such file.
+      ValueError: the file is not one of ours, is truncated, or is of a newer version.
 
     >>> import jaxgmm, tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
@@ -112,6 +122,9 @@ def _read(path: str | PathLike[str]) -> tuple[GMMParams, dict[str, str]]:
 def to_dict(params: GMMParams) -> dict[str, Any]:
     """A mixture as lists of numbers, text and nothing else: what ``json.dumps`` takes.
 
+    Args:
+      params: a mixture.
+
     Returns:
       ``format``, ``version``, ``structure`` and ``dtype`` as text, and ``weights``, ``means`` and ``cov`` as nested lists in
       the shapes of ``GMMParams``.
@@ -133,6 +146,12 @@ def to_dict(params: GMMParams) -> dict[str, Any]:
 
 def from_dict(numbers: Mapping[str, Any]) -> GMMParams:
     """The mixture that ``to_dict`` wrote, in its dtype, as ``load``.
+
+    Args:
+      numbers: what ``to_dict`` returned, or ``json.loads`` of its text.
+
+    Returns:
+      The mixture: JAX arrays, or NumPy arrays where the numbers are float64 and x64 is off.
 
     Raises:
       ValueError: entries that are missing or unknown, shapes that do not fit, numbers that are no mixture.

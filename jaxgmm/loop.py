@@ -20,7 +20,12 @@ T = TypeVar("T")
 
 
 class Status(enum.IntEnum):
-    """How a lane ended. On the device it is an integer; ``advice`` turns it into a sentence."""
+    """How a lane ended. On the device it is an integer; ``advice`` turns it into a sentence.
+
+    >>> import jaxgmm
+    >>> jaxgmm.Status(1).name
+    'CONVERGED'
+    """
 
     ITERATION_LIMIT = 0
     CONVERGED = 1

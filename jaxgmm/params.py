@@ -120,8 +120,14 @@ def mixture_centre(params: GMMParams) -> Float[Array, " D"]:
 def covariances(params: GMMParams) -> Array:
     """Covariances as full matrices, whatever the structure.
 
+    Args:
+      params: a mixture of K components in D dimensions.
+
     Returns:
       (K, D, D), squared data units.
+
+    Raises:
+      ValueError: ``params`` is no mixture: its arrays do not fit its structure.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [[[2.0, 0.0], [0.0, 4.0]]], "spherical")
@@ -134,6 +140,12 @@ def covariances(params: GMMParams) -> Array:
 
 def n_free_parameters(params: GMMParams) -> int:
     """Free parameters of the mixture: K - 1 weights, K D means, and those of the covariance structure.
+
+    Args:
+      params: a mixture of K components in D dimensions.
+
+    Returns:
+      m, the number that ``aic`` and ``bic`` charge for.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [[[2.0, 0.0], [0.0, 4.0]]])

@@ -8,45 +8,38 @@ is the Gaussian of the chosen rows and columns, so ellipses and curves are exact
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jaxgmm.density import predict_proba
+from jaxgmm.drawing import (
+    COLOURS,
+    GRID,
+    LEVELS,
+    MARKERS,
+    STYLES,
+    axes_of,
+    dot_size,
+    draw_clusters,
+    draw_component,
+    draw_histogram,
+    extent,
+    legend_beside,
+    marginal,
+    name_axes,
+    names_of,
+    params_of,
+    responsibilities_of,
+    some_rows,
+)
 from jaxgmm.loop import Status
-from jaxgmm.params import GMMParams, covariances
 from jaxgmm.result import FitResult
 from jaxgmm.selection import best_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B8A500")
-MARKERS = "osD^vP*X"
-STYLES = ("-", "--", ":", "-.")
-"""Okabe and Ito's colours, told apart with any colour vision, and markers and lines for when they repeat."""
-
-LEVELS = (0.5, 0.95)
 MOST_PANELS = 6
-MOST_POINTS = 20_000
-GRID = 400
-"""Points along an axis of a curve; a plane takes a fourth in each direction."""
-
-
-class _Gaussians(NamedTuple):
-    """Weights (K,), means (K, d) and covariances (K, d, d) of the features that are drawn."""
-
-    weights: np.ndarray
-    means: np.ndarray
-    covariances: np.ndarray
-
-    def density(self, points: np.ndarray) -> np.ndarray:
-        """(K, n) pi_k N(x | mu_k, Sigma_k)."""
-        away = points[None] - self.means[:, None]
-        square = np.einsum("kni,kni->kn", away, np.linalg.solve(self.covariances, away.swapaxes(1, 2)).swapaxes(1, 2))
-        log_det = np.linalg.slogdet(self.covariances)[1]
-        n_features = self.means.shape[1]
-        return self.weights[:, None] * np.exp(-(square + log_det[:, None] + n_features * np.log(2 * np.pi)) / 2)
 
 
 def plot_fit(mixture: Any, X: Any, ax: Any = None, *, names: Sequence[str] | None = None) -> Any:
@@ -57,8 +50,20 @@ def plot_fit(mixture: Any, X: Any, ax: Any = None, *, names: Sequence[str] | Non
       X: (N, D) samples.
       ax: axes, or for D > 2 an array of them as ``plot_pairs`` takes it.
       names: (D,) the features' names, with units.
+
+    Returns:
+      ``ax``, or the axes that were made: one, or an array of them.
+
+    Raises:
+      ValueError: ``mixture`` holds no mixture.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_fit
+    >>> mixture = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [3.0]], [[[1.0]]] * 2)
+    >>> plot_fit(mixture, [[0.0], [3.1]], names=["height (m)"]).get_xlabel()
+    'height (m)'
     """
-    n_features = _params(mixture).n_features
+    n_features = params_of(mixture).n_features
     if n_features == 1:
         return plot_histogram(mixture, X, ax, names=names)
     return (plot_clusters if n_features == 2 else plot_pairs)(mixture, X, ax, names=names)
@@ -67,12 +72,32 @@ def plot_fit(mixture: Any, X: Any, ax: Any = None, *, names: Sequence[str] | Non
 def plot_histogram(
     mixture: Any, X: Any, ax: Axes | None = None, *, feature: int = 0, names: Sequence[str] | None = None
 ) -> Axes:
-    """A histogram of one feature, the density of the mixture over it, eq. (1), and its weighted components."""
-    params = _params(mixture)
-    ax = _axes(ax, (6.0, 4.0))
-    _draw_histogram(ax, np.asarray(X, float)[:, feature], _marginal(params, [feature]))
-    ax.set(xlabel=_names(names, params)[feature], ylabel="density")
-    _legend(ax)
+    """A histogram of one feature, the density of the mixture over it, eq. (1), and its weighted components.
+
+    Args:
+      mixture: a ``GMMParams``, a ``FitResult`` or a fitted estimator.
+      X: (N, D) samples, in the units of the mixture.
+      ax: axes.
+      feature: the one that is drawn.
+      names: (D,) the features' names, with units.
+
+    Returns:
+      ``ax``, or the axes that were made.
+
+    Raises:
+      ValueError: ``mixture`` holds no mixture.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_histogram
+    >>> mixture = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [3.0]], [[[1.0]]] * 2)
+    >>> [line.get_label() for line in plot_histogram(mixture, [[0.0], [3.1], [3.3]]).lines]
+    ['component 0', 'component 1', 'mixture']
+    """
+    params = params_of(mixture)
+    ax = axes_of(ax, (6.0, 4.0))
+    draw_histogram(ax, np.asarray(X, float)[:, feature], marginal(params, [feature]))
+    ax.set(xlabel=names_of(names, params)[feature], ylabel="density")
+    legend_beside(ax)
     return ax
 
 
@@ -94,12 +119,24 @@ def plot_clusters(
       features: the two that are drawn.
       levels: shares of a component's probability that its ellipses hold.
       names: (D,) the features' names, with units.
+
+    Returns:
+      ``ax``, or the axes that were made.
+
+    Raises:
+      ValueError: ``mixture`` holds no mixture.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_clusters
+    >>> mixture = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0, 0.0], [3.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2)
+    >>> len(plot_clusters(mixture, [[0.0, 0.1], [3.1, 0.2]], levels=[0.9]).lines)  # an ellipse and a cross each
+    4
     """
-    params, X = _params(mixture), np.asarray(X, float)
-    ax = _axes(ax, (6.5, 4.5))
-    _draw_clusters(ax, X, _responsibilities(params, X).argmax(axis=1), _marginal(params, features), features, levels)
-    _name(ax, names, params, features)
-    _legend(ax)
+    params, X = params_of(mixture), np.asarray(X, float)
+    ax = axes_of(ax, (6.5, 4.5))
+    draw_clusters(ax, X, responsibilities_of(params, X).argmax(axis=1), marginal(params, features), features, levels)
+    name_axes(ax, names, params, features)
+    legend_beside(ax)
     return ax
 
 
@@ -112,23 +149,44 @@ def plot_density(
     levels: Sequence[float] = LEVELS,
     names: Sequence[str] | None = None,
 ) -> Axes:
-    """The density of two features in shades, eq. (1), with each component's ellipses; X, if given, as dots."""
-    params = _params(mixture)
-    part = _marginal(params, features)
-    ax = _axes(ax, (6.5, 4.5))
+    """The density of two features in shades, eq. (1), with each component's ellipses; X, if given, as dots.
+
+    Args:
+      mixture: a ``GMMParams``, a ``FitResult`` or a fitted estimator, of two features or more.
+      X: (N, D) samples, in the units of the mixture.
+      ax: axes.
+      features: the two that are drawn.
+      levels: shares of a component's probability that its ellipses hold.
+      names: (D,) the features' names, with units.
+
+    Returns:
+      ``ax``, or the axes that were made.
+
+    Raises:
+      ValueError: ``mixture`` holds no mixture.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_density
+    >>> mixture = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0, 0.0], [3.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2)
+    >>> plot_density(mixture, names=["x (m)", "y (m)"]).get_ylabel()
+    'y (m)'
+    """
+    params = params_of(mixture)
+    part = marginal(params, features)
+    ax = axes_of(ax, (6.5, 4.5))
     points = None if X is None else np.asarray(X, float)[:, list(features)]
-    low, high = _extent(part, points)
+    low, high = extent(part, points)
     x, y = (np.linspace(low[i], high[i], GRID // 2) for i in (0, 1))
     plane = np.stack(np.meshgrid(x, y), axis=-1)
     density = part.density(plane.reshape(-1, 2)).sum(axis=0).reshape(plane.shape[:2])
     shades = ax.contourf(x, y, density, levels=12, cmap="Greys")
     ax.figure.colorbar(shades, ax=ax, label="density per unit area", format="%.2g")
     if points is not None:
-        some_x, some_y = points[_some(len(points))].T
+        some_x, some_y = points[some_rows(len(points))].T
         ax.scatter(some_x, some_y, s=3, color="#E69F00", linewidths=0)
     for k in range(len(part.weights)):
-        _draw_component(ax, part, k, levels, COLOURS[k % len(COLOURS)], label=f"component {k}")
-    _name(ax, names, params, features)
+        draw_component(ax, part, k, levels, COLOURS[k % len(COLOURS)], label=f"component {k}")
+    name_axes(ax, names, params, features)
     ax.set(xlim=(low[0], high[0]), ylim=(low[1], high[1]))
     if len(part.weights) > 1:
         ax.legend(frameon=True, fontsize=8)
@@ -138,28 +196,67 @@ def plot_density(
 def plot_uncertainty(
     mixture: Any, X: Any, ax: Axes | None = None, *, features: tuple[int, int] = (0, 1), names: Sequence[str] | None = None
 ) -> Axes:
-    """How uncertain the classification of each sample is: 1 - max_k gamma_nk, dark and large where components compete."""
-    params, X = _params(mixture), np.asarray(X, float)
-    part, rows = _marginal(params, features), _some(len(X))
-    ax = _axes(ax, (6.5, 4.5))
-    uncertain = 1 - _responsibilities(params, X).max(axis=1)[rows]
+    """How uncertain the classification of each sample is: 1 - max_k gamma_nk, dark and large where components compete.
+
+    Args:
+      mixture: a ``GMMParams``, a ``FitResult`` or a fitted estimator, of two features or more.
+      X: (N, D) samples, in the units of the mixture.
+      ax: axes.
+      features: the two that are drawn.
+      names: (D,) the features' names, with units.
+
+    Returns:
+      ``ax``, or the axes that were made.
+
+    Raises:
+      ValueError: ``mixture`` holds no mixture.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_uncertainty
+    >>> mixture = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0, 0.0], [3.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2)
+    >>> dots = plot_uncertainty(mixture, [[1.5, 0.0], [-9.0, 0.0]]).collections[0]
+    >>> dots.get_array().tolist()
+    [0.0, 0.5]
+    """
+    params, X = params_of(mixture), np.asarray(X, float)
+    part, rows = marginal(params, features), some_rows(len(X))
+    ax = axes_of(ax, (6.5, 4.5))
+    uncertain = 1 - responsibilities_of(params, X).max(axis=1)[rows]
     order = np.argsort(uncertain)  # the uncertain on top
-    size = _dot(len(rows)) * (1 + 4 * uncertain[order])
+    size = dot_size(len(rows)) * (1 + 4 * uncertain[order])
     largest = 1 - 1 / max(len(part.weights), 2)
     x, y = X[rows][order][:, list(features)].T
     dots = ax.scatter(x, y, s=size, c=uncertain[order], cmap="cividis_r", vmin=0, vmax=largest)
     dots.set(edgecolors="#7F7F7F", linewidths=0.3)
     ax.figure.colorbar(dots, ax=ax, label="uncertainty, 1 - largest responsibility")
     for k in range(len(part.weights)):
-        _draw_component(ax, part, k, LEVELS[:1], "#7F7F7F")
-    _name(ax, names, params, features)
+        draw_component(ax, part, k, LEVELS[:1], "#7F7F7F")
+    name_axes(ax, names, params, features)
     return ax
 
 
 def plot_responsibilities(mixture: Any, X: Any, ax: Axes | None = None) -> Axes:
-    """The responsibilities of all samples, eq. (5), stacked to one: samples ordered by component, then from sure to unsure."""
-    gamma = _responsibilities(_params(mixture), np.asarray(X, float))
-    ax = _axes(ax, (7.0, 3.0))
+    """The responsibilities of all samples, eq. (5), stacked to one: samples ordered by component, then from sure to unsure.
+
+    Args:
+      mixture: a ``GMMParams``, a ``FitResult`` or a fitted estimator.
+      X: (N, D) samples, in the units of the mixture.
+      ax: axes.
+
+    Returns:
+      ``ax``, or the axes that were made.
+
+    Raises:
+      ValueError: ``mixture`` holds no mixture.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_responsibilities
+    >>> mixture = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0, 0.0], [3.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2)
+    >>> plot_responsibilities(mixture, [[0.0, 0.0], [3.1, 0.0]]).get_ylabel()
+    'responsibility'
+    """
+    gamma = responsibilities_of(params_of(mixture), np.asarray(X, float))
+    ax = axes_of(ax, (7.0, 3.0))
     gamma = gamma[np.lexsort((-gamma.max(axis=1), gamma.argmax(axis=1)))]
     edges = np.arange(len(gamma) + 1)
     below = np.zeros(len(gamma))
@@ -167,7 +264,7 @@ def plot_responsibilities(mixture: Any, X: Any, ax: Axes | None = None) -> Axes:
         ax.stairs(below + part, edges, baseline=below, fill=True, color=COLOURS[k % len(COLOURS)], label=f"component {k}")
         below = below + part
     ax.set(xlim=(0, len(gamma)), ylim=(0, 1), xlabel="samples, by component, from sure to unsure", ylabel="responsibility")
-    _legend(ax)
+    legend_beside(ax)
     return ax
 
 
@@ -182,22 +279,34 @@ def plot_pairs(
       ax: (P, P) axes, P the number of features that are drawn; those above the diagonal are hidden.
       levels: as ``plot_clusters``.
       names: (D,) the features' names, with units.
+
+    Returns:
+      ``ax``, or the (P, P) axes that were made.
+
+    Raises:
+      ValueError: ``mixture`` holds no mixture.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_pairs
+    >>> mixture = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0, 0.0], [3.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2)
+    >>> plot_pairs(mixture, [[0.0, 0.1], [3.1, 0.2]]).shape
+    (2, 2)
     """
-    params, X = _params(mixture), np.asarray(X, float)
-    names, n_panels = _names(names, params), min(params.n_features, MOST_PANELS)
+    params, X = params_of(mixture), np.asarray(X, float)
+    names, n_panels = names_of(names, params), min(params.n_features, MOST_PANELS)
     side = 1.9 * n_panels + 1
-    ax = _axes(ax, (side, side), nrows=n_panels, ncols=n_panels, sharex="col", squeeze=False)
-    label = _responsibilities(params, X).argmax(axis=1)
+    ax = axes_of(ax, (side, side), nrows=n_panels, ncols=n_panels, sharex="col", squeeze=False)
+    label = responsibilities_of(params, X).argmax(axis=1)
     for i in range(n_panels):
         for j in range(n_panels):
             panel = ax[i, j]
             panel.set_visible(j <= i)
             panel.tick_params(labelsize=7)
             if i == j:
-                _draw_histogram(panel, X[:, i], _marginal(params, [i]))
+                draw_histogram(panel, X[:, i], marginal(params, [i]))
                 panel.set_yticks([])
             elif j < i:
-                _draw_clusters(panel, X, label, _marginal(params, (j, i)), (j, i), levels)
+                draw_clusters(panel, X, label, marginal(params, (j, i)), (j, i), levels)
                 panel.tick_params(labelleft=j == 0)
             if i == n_panels - 1:
                 panel.set_xlabel(names[j], fontsize=8)
@@ -217,8 +326,18 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
       sweep: what ``jaxgmm.sweep`` returns.
       ax: axes.
       criterion: "bic", "aic", "icl", smaller is better, or "log_likelihood".
+
+    Returns:
+      ``ax``, or the axes that were made.
+
+    >>> import jax, jaxgmm
+    >>> from jaxgmm.plotting import plot_criterion
+    >>> X = [[0.0], [0.1], [0.2], [0.4], [9.0], [9.1], [9.2], [9.4]]
+    >>> found = jaxgmm.sweep(jax.random.key(0), X, range(1, 3), "tied", n_restarts=2)
+    >>> plot_criterion(found).lines[-1].get_xdata().tolist()  # the ring
+    [2]
     """
-    ax = _axes(ax, (6.5, 4.0))
+    ax = axes_of(ax, (6.5, 4.0))
     values = np.asarray(getattr(sweep, criterion), float)
     for i, name in enumerate(dict.fromkeys(sweep.covariance_type)):
         mine = np.flatnonzero(sweep.covariance_type == name)
@@ -234,7 +353,7 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
         ax.plot(*ring, marker="o", markersize=13, linestyle="none", color="none", markeredgecolor="black", label="best")
     unit = "log-likelihood (nats)" if criterion == "log_likelihood" else f"{criterion.upper()} (smaller is better)"
     ax.set(xlabel="number of components", ylabel=unit, xticks=np.unique(sweep.n_components))
-    _legend(ax)
+    legend_beside(ax)
     return ax
 
 
@@ -246,13 +365,22 @@ def plot_trace(result: FitResult, ax: Axes | None = None, *, total_weight: float
       ax: axes.
       total_weight: what log-likelihoods are divided by, such as the number of samples.
 
+    Returns:
+      ``ax``, or the axes that were made.
+
     Raises:
       ValueError: the result has no trace.
+
+    >>> import jax, jaxgmm
+    >>> from jaxgmm.plotting import plot_trace
+    >>> fit = jaxgmm.fit(jax.random.key(0), [[0.0], [0.2], [9.0], [9.2]], 2, covariance_type="tied", n_restarts=3, trace=50)
+    >>> len(plot_trace(fit).lines)
+    3
     """
     traces = np.atleast_2d(np.asarray(result.lanes.trace, float)) / total_weight
     if not traces.size:
         raise ValueError("the result has no trace; pass trace=200, say, to fit.")
-    ax = _axes(ax, (6.5, 4.0))
+    ax = axes_of(ax, (6.5, 4.0))
     ends = np.asarray(result.lanes.log_likelihood, float)
     place = int(np.argmin(np.abs(ends - float(result.log_likelihood))))
     best = np.nanmax(traces)
@@ -289,116 +417,38 @@ def plot_comparison(
       features: one or two; None for the first one or two.
       levels: as ``plot_clusters``.
       names: (D,) the features' names, with units.
+
+    Returns:
+      ``ax``, or the axes that were made.
+
+    Raises:
+      ValueError: ``mixture`` holds no mixture.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_comparison
+    >>> mixture = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0, 0.0], [3.0, 0.0]], [[[1.0, 0.0], [0.0, 1.0]]] * 2)
+    >>> other = jaxgmm.GMMParams.from_moments([1.0], [[1.5, 0.0]], [[[3.0, 0.0], [0.0, 1.0]]])
+    >>> [text.get_text() for text in plot_comparison(mixture, other, labels=("ours", "theirs")).get_legend().texts]
+    ['ours', 'theirs']
     """
-    pair = [_params(first), _params(second)]
+    pair = [params_of(first), params_of(second)]
     chosen = list(range(min(2, pair[0].n_features))) if features is None else list(features)
-    parts = [_marginal(params, chosen) for params in pair]
-    ax = _axes(ax, (6.5, 4.5))
+    parts = [marginal(params, chosen) for params in pair]
+    ax = axes_of(ax, (6.5, 4.5))
     for i, (part, label) in enumerate(zip(parts, labels, strict=True)):
         colour, style = COLOURS[i], STYLES[i]
         if len(chosen) == 1:
-            low, high = np.array([_extent(each, None) for each in parts])[..., 0].T
+            low, high = np.array([extent(each, None) for each in parts])[..., 0].T
             grid = np.linspace(low.min(), high.max(), GRID)
             ax.plot(grid, part.density(grid[:, None]).sum(axis=0), color=colour, linestyle=style, label=label)
             continue
         for k in range(len(part.weights)):
-            _draw_component(ax, part, k, levels, colour, style, label if k == 0 else None)
+            draw_component(ax, part, k, levels, colour, style, label if k == 0 else None)
         x, y = part.means.T
         ax.scatter(x, y, s=20 + 200 * part.weights, color=colour, marker=MARKERS[i], alpha=0.5, linewidths=0)
     if len(chosen) == 1:
-        ax.set(xlabel=_names(names, pair[0])[chosen[0]], ylabel="density")
+        ax.set(xlabel=names_of(names, pair[0])[chosen[0]], ylabel="density")
     else:
-        _name(ax, names, pair[0], chosen)
+        name_axes(ax, names, pair[0], chosen)
     ax.legend(frameon=False)
     return ax
-
-
-def _params(mixture: Any) -> GMMParams:
-    """The parameters of whatever holds a mixture."""
-    for name in ("params", "params_"):
-        mixture = getattr(mixture, name, mixture)
-    if not isinstance(mixture, GMMParams):
-        raise ValueError(f"mixture must be a GMMParams, a FitResult or a fitted estimator; got {type(mixture).__name__}.")
-    return mixture
-
-
-def _marginal(params: GMMParams, features: Sequence[int]) -> _Gaussians:
-    weights, means, sigma = (np.asarray(v, float) for v in (params.weights, params.means, covariances(params)))
-    chosen = list(features)
-    return _Gaussians(weights, means[:, chosen], sigma[:, chosen][:, :, chosen])
-
-
-def _responsibilities(params: GMMParams, X: np.ndarray) -> np.ndarray:
-    return np.nan_to_num(np.asarray(predict_proba(params, X), float))
-
-
-def _names(names: Sequence[str] | None, params: GMMParams) -> list[str]:
-    return list(names) if names is not None else [f"feature {d}" for d in range(params.n_features)]
-
-
-def _name(ax: Axes, names: Sequence[str] | None, params: GMMParams, features: Sequence[int]) -> None:
-    x, y = (_names(names, params)[d] for d in features)
-    ax.set(xlabel=x, ylabel=y)
-
-
-def _axes(ax: Any, size: tuple[float, float], **grid: Any) -> Any:
-    """The axes that are given, or new ones."""
-    from matplotlib import pyplot
-
-    return pyplot.figure(figsize=size, layout="constrained").subplots(**grid) if ax is None else ax
-
-
-def _legend(ax: Axes) -> None:
-    """Beside the axes, where it covers nothing."""
-    if len(ax.get_legend_handles_labels()[1]) > 1:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8, markerscale=1.5)
-
-
-def _some(n: int) -> np.ndarray:
-    """Rows to draw."""
-    return np.random.default_rng(0).permutation(n)[:MOST_POINTS]
-
-
-def _dot(n: int) -> float:
-    return float(np.clip(2000 / n, 1, 14))
-
-
-def _extent(part: _Gaussians, points: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The corners of what is drawn: three standard deviations, and all samples."""
-    reach = 3 * np.sqrt(np.diagonal(part.covariances, axis1=1, axis2=2))
-    low, high = (part.means - reach).min(axis=0), (part.means + reach).max(axis=0)
-    return (low, high) if points is None else (np.minimum(low, points.min(axis=0)), np.maximum(high, points.max(axis=0)))
-
-
-def _draw_histogram(ax: Axes, x: np.ndarray, part: _Gaussians) -> None:
-    ax.hist(x, bins="auto" if len(x) < MOST_POINTS else 100, density=True, color="#D9D9D9")
-    grid = np.linspace(x.min(), x.max(), GRID)
-    density = part.density(grid[:, None])
-    for k, curve in enumerate(density):
-        colour, style = COLOURS[k % len(COLOURS)], STYLES[k // len(COLOURS) % len(STYLES)]
-        ax.plot(grid, curve, color=colour, linestyle=style, linewidth=1.4, label=f"component {k}")
-    ax.plot(grid, density.sum(axis=0), color="black", linewidth=1.2, linestyle="--", label="mixture")
-
-
-def _draw_clusters(
-    ax: Axes, X: np.ndarray, label: np.ndarray, part: _Gaussians, features: Sequence[int], levels: Sequence[float]
-) -> None:
-    rows = _some(len(X))
-    for k in range(len(part.weights)):
-        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
-        x, y = X[rows][label[rows] == k][:, list(features)].T
-        ax.scatter(x, y, s=_dot(len(rows)), marker=marker, color=colour, alpha=0.55, linewidths=0, label=f"component {k}")
-        _draw_component(ax, part, k, levels, colour)
-
-
-def _draw_component(
-    ax: Axes, part: _Gaussians, k: int, levels: Sequence[float], colour: str, style: str = "-", label: str | None = None
-) -> None:
-    """The ellipses of a component that hold these shares of it (chi-squared with two degrees of freedom), and its mean."""
-    angle = np.linspace(0, 2 * np.pi, 100)
-    values, axes = np.linalg.eigh(part.covariances[k])
-    for i, level in enumerate(levels):
-        radius = np.sqrt(-2 * np.log1p(-level) * np.maximum(values, 0))
-        x, y = part.means[k][:, None] + axes @ (radius[:, None] * np.stack([np.cos(angle), np.sin(angle)]))
-        ax.plot(x, y, color=colour, linestyle=style, linewidth=1.4, label=label if i == 0 else None)
-    ax.plot(*part.means[k], marker="+", color="black", markersize=8, linestyle="none")

@@ -30,6 +30,11 @@ class FitResult(NamedTuple):
       status: () int32, see ``Status``.
       trace: (T,) log-likelihood of the parameters held after each pass, the start first, NaN after the end.
       lanes: every restart's end; ``lanes.status`` (R,) and so on.
+
+    >>> import jax, jaxgmm
+    >>> result = jaxgmm.fit(jax.random.key(0), [[0.0], [0.2], [9.0], [9.2]], 2, covariance_type="tied", n_restarts=3)
+    >>> bool(result.converged), result.lanes.status.shape
+    (True, (3,))
     """
 
     params: GMMParams

@@ -37,6 +37,11 @@ class Sweep(NamedTuple):
       status: (G,) see ``Status``.
       results: the G fits, of NumPy arrays.
       best: the place of the fit with the lowest criterion among those that ended finite and not degenerate.
+
+    >>> import jax, jaxgmm
+    >>> found = jaxgmm.sweep(jax.random.key(0), [[0.0], [0.1], [0.2], [9.0], [9.1], [9.3]], [1, 2], "tied", n_restarts=2)
+    >>> found.covariance_type.tolist(), found.n_free_parameters.tolist(), found.best_result.params.n_components
+    (['tied', 'tied'], [2, 4], 2)
     """
 
     covariance_type: np.ndarray
@@ -89,6 +94,9 @@ def sweep(
       progress: show a bar (needs tqdm, in the extra ``cli``). Ctrl-C ends all fits that are under way, in
         ``Status.INTERRUPTED``; structures that had not begun are left out.
       n_restarts, init, sample_weight, tol, max_iter, covariance_floor, accelerate: see ``fit``; ``init`` by name.
+
+    Returns:
+      A ``Sweep``: a table of the fits, and which is best.
 
     Raises:
       ValueError: as ``fit``.

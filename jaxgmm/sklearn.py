@@ -6,9 +6,7 @@ x64 flag, which is left as it was.
 
 from __future__ import annotations
 
-import math
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -19,22 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from sklearn import mixture
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
-from sklearn.utils.validation import check_is_fitted
 
-from jaxgmm import batch, checks, density, lanes
+from jaxgmm import batch, checks, lanes
 from jaxgmm.batch import Batch, Data, Plan
 from jaxgmm.fitting import admit, check_options, run_parts
 from jaxgmm.initial import METHODS
 from jaxgmm.lanes import Added
 from jaxgmm.loop import Status
-from jaxgmm.padding import in_padded, in_rows, padded
-from jaxgmm.params import GMMParams, n_free_parameters
+from jaxgmm.padding import in_padded, in_rows
+from jaxgmm.params import GMMParams
 from jaxgmm.precisions import COLLAPSED, check_weights, has_inverses, inverted, precisions_cholesky, squared
 from jaxgmm.result import FitResult
-from jaxgmm.sklearn_door import FLOATS, samples, weighted_samples
+from jaxgmm.sklearn_answers import FittedMixture, in_precision
+from jaxgmm.sklearn_door import FLOATS, weighted_samples
 from jaxgmm.sklearn_starts import estimated, responsibilities, whitened_clusters
 from jaxgmm.sklearn_words import UNCONVERGED, Talk, in_words
 from jaxgmm.structures import STRUCTURES, Structure, get_structure
@@ -45,7 +42,7 @@ SHORTEST_TRACE, LONGEST_TRACE = 1 << 10, 1 << 14
 """Length of the record of lower bounds: doubled, and compiled anew, until it holds ``max_iter``, up to the second."""
 
 
-class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
+class GaussianMixture(FittedMixture):
     """A Gaussian mixture as a scikit-learn estimator: ``sklearn.mixture.GaussianMixture`` with another engine.
 
     Arguments, attributes and defaults are scikit-learn's. EM takes the same steps from the same start, eqs. (5), (7), (8) and
@@ -138,7 +135,18 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
         Args:
           X: (N, D) samples: NumPy, pandas, polars, JAX.
           y: not used.
-          sample_weight: (N,) weights: zero is absent, two is seen twice.
+          sample_weight: (N,) weights: zero is absent, whatever its row holds, two is seen twice.
+
+        Returns:
+          The estimator.
+
+        Raises:
+          ValueError: see the class.
+
+        >>> from jaxgmm.sklearn import GaussianMixture
+        >>> gm = GaussianMixture(2, random_state=0).fit([[0.0], [0.2], [9.0], [9.2]], sample_weight=[1, 3, 1, 1])
+        >>> sorted(gm.means_.round(3).ravel().tolist())
+        [0.15, 9.1]
         """
         X, sample_weight = weighted_samples(self, X, sample_weight)
         if (n_present := checks.n_present(sample_weight, len(X))) < checks.check_int("n_components", self.n_components, 1):
@@ -161,7 +169,7 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
             passes = 0 if settled else passes
 
         talk = Talk(self.verbose, self.verbose_interval)
-        with _precision(X.dtype):
+        with in_precision(X.dtype):
             data, _ = admit(*in_padded(X, sample_weight), vanishing=self.reg_covar > 0)
             _, tol, limit, _, _ = check_options(data.X, self.tol, passes, None, None, 0)
             added = Added(jnp.asarray(self.reg_covar, X.dtype))
@@ -195,66 +203,19 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
             warnings.warn(UNCONVERGED, ConvergenceWarning, stacklevel=2)
         return self
 
-    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
-        """Fit, then the component of each sample: (N,) labels."""
-        return self.fit(X, y, sample_weight=sample_weight).predict(X)
-
-    def predict(self, X: Any) -> np.ndarray:
-        """The component with the largest responsibility: (N,) labels from 0."""
-        return self._ask(density.predict, X).astype(np.int64)
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        """Responsibilities, eq. (5): (N, K), rows of sum one."""
-        return self._ask(density.predict_proba, X)
-
-    def transform(self, X: Any) -> np.ndarray:
-        """``predict_proba`` as features, for a ``Pipeline``: (N, K)."""
-        return self.predict_proba(X)
-
-    def score_samples(self, X: Any) -> np.ndarray:
-        """ln p(x_n) of each sample, eq. (1): (N,) nats."""
-        return self._ask(density.log_prob, X)
-
-    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The mean log-likelihood of a sample, nats; with weights the mean by weight."""
-        log_px = self.score_samples(X)
-        if sample_weight is None:
-            return float(log_px.mean())
-        weight = np.asarray(checks.check_sample_weight(np.asarray(sample_weight), len(log_px)), np.float64)
-        return float(np.where(weight > 0, weight * log_px, 0).sum() / weight.sum())
-
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike's information criterion, 2 m - 2 L with m free parameters: smaller is better."""
-        return 2 * self._n_parameters() - 2 * self.score(X, sample_weight=sample_weight) * _total(X, sample_weight)
-
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
-        """The Bayesian information criterion, m ln n - 2 L, n the total weight: smaller is better."""
-        total = _total(X, sample_weight)
-        return self._n_parameters() * math.log(total) - 2 * self.score(X, sample_weight=sample_weight) * total
-
-    def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Draw from the mixture.
-
-        Returns:
-          samples (n, D) float64, component by component, and the component of each (n,).
-        """
-        check_is_fitted(self)
-        return self.to_sklearn().sample(n_samples)
-
-    @property
-    def params_(self) -> GMMParams:
-        """The mixture as the core knows it, with NumPy arrays."""
-        check_is_fitted(self, ("weights_", "means_"))
-        structure = getattr(self, "_fitted_structure", None) or self._structure()
-        cov: Any = getattr(self, "covariances_", None)
-        if cov is None:  # made by hand from what scikit-learn predicts with
-            cov = inverted(squared(self.precisions_cholesky_, structure), structure)
-        weights, means = (getattr(self, name) for name in ("weights_", "means_"))
-        return GMMParams(weights, means, cov, structure)
-
     @classmethod
     def from_params(cls, params: GMMParams, **arguments: Any) -> GaussianMixture:
-        """An estimator that holds a mixture as if it had been fitted; further arguments are those of the constructor.
+        """An estimator that holds a mixture as if it had been fitted.
+
+        Args:
+          params: one mixture.
+          arguments: further ones of the constructor.
+
+        Returns:
+          A fitted estimator.
+
+        Raises:
+          ValueError: ``params`` is no mixture.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
@@ -272,7 +233,20 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
 
     @classmethod
     def from_sklearn(cls, estimator: mixture.GaussianMixture) -> GaussianMixture:
-        """The same estimator with our engine, fitted if ``estimator`` is."""
+        """The same estimator with our engine, fitted if ``estimator`` is.
+
+        Args:
+          estimator: scikit-learn's.
+
+        Returns:
+          Ours, with copies of its attributes.
+
+        >>> from sklearn import mixture
+        >>> from jaxgmm.sklearn import GaussianMixture
+        >>> theirs = mixture.GaussianMixture(2, random_state=0).fit([[0.0], [0.2], [9.0], [9.2]])
+        >>> bool((GaussianMixture.from_sklearn(theirs).predict([[0.1], [9.1]]) == theirs.predict([[0.1], [9.1]])).all())
+        True
+        """
         made = cls(**estimator.get_params(deep=False))
         for name, value in vars(estimator).items():
             if name.endswith("_") and not name.startswith("_"):
@@ -282,7 +256,17 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
         return made
 
     def to_sklearn(self) -> mixture.GaussianMixture:
-        """The same estimator with scikit-learn's engine, fitted if this one is."""
+        """The same estimator with scikit-learn's engine, fitted if this one is: what converters such as skl2onnx know.
+
+        Returns:
+          ``sklearn.mixture.GaussianMixture``, with copies of the attributes.
+
+        >>> import jaxgmm
+        >>> from jaxgmm.sklearn import GaussianMixture
+        >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
+        >>> GaussianMixture.from_params(params).to_sklearn().predict([[-3.0], [2.0]]).tolist()
+        [0, 1]
+        """
         made = mixture.GaussianMixture(**self.get_params(deep=False))
         for name, value in vars(self).items():
             if name.endswith("_") and not name.startswith("_") and name != "status_":
@@ -350,26 +334,6 @@ class GaussianMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Density
         self.precisions_cholesky_ = precisions_cholesky(self.covariances_, params.structure)
         self.precisions_ = squared(self.precisions_cholesky_, params.structure)
 
-    def _ask(self, function: Any, X: Any) -> np.ndarray:
-        """A function of the core, of samples in the wider of their dtype and the mixture's."""
-        check_is_fitted(self)
-        X = samples(self, X, reset=False)
-        X = X.astype(np.result_type(X, self.means_), copy=False)
-        with _precision(X.dtype):
-            return np.array(function(self.params_, in_rows(X, padded(len(X)))))[: len(X)]
-
-    def _n_parameters(self) -> int:
-        return n_free_parameters(self.params_)
-
-    @property
-    def _n_features_out(self) -> int:
-        return self.n_components
-
-
-def _precision(dtype: np.dtype) -> AbstractContextManager[Any]:
-    """Where JAX computes in this dtype."""
-    return jax.enable_x64(True) if dtype == np.float64 else nullcontext()
-
 
 @partial(jax.jit, static_argnames="stepped")
 def _finished(run: Batch, stepped: bool) -> tuple[FitResult, Array]:
@@ -391,7 +355,3 @@ def _likeliest(ends: list[tuple[FitResult, Any]], n_theirs: int) -> tuple[FitRes
         return 1 if result.status == Status.DEGENERATE and place >= n_theirs else 2, float(result.log_likelihood)
 
     return ends[max(range(len(ends)), key=rank)]
-
-
-def _total(X: Any, sample_weight: Any) -> float:
-    return float(len(X) if sample_weight is None else np.sum(sample_weight, dtype=np.float64))

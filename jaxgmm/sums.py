@@ -26,6 +26,12 @@ class Statistics:
         (K, D, D) full, (D, D) tied, (K, D) diag and spherical.
       log_likelihood: () eq. (6), nats. Zero where responsibilities were given instead of computed.
       lost: () what rounding lost in ``log_likelihood``: the gain of a step is smaller than one rounding of the sum.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
+    >>> sums = jaxgmm.statistics(params, [[1.0]]) + jaxgmm.statistics(params, [[3.0]])
+    >>> sums.count.tolist(), sums.first.tolist(), sums.second.tolist()
+    ([2.0], [[4.0]], [[[10.0]]])
     """
 
     weight: Array
