@@ -9,6 +9,7 @@ import json
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -80,7 +81,7 @@ def fit(
     labels: Annotated[Path | None, typer.Option(help="Write component and probability of each row to this CSV file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Draw samples and components to this picture (png, pdf, svg).")] = None,
     as_json: Json = False,
-) -> None:
+) -> int:
     """Fit a Gaussian mixture to the numeric columns of FILE.
 
     The number of components is chosen by BIC. Rows with missing values are left out, and said so. The picture shows clusters
@@ -97,8 +98,7 @@ def fit(
     names = tables.choose_columns(table if group is None else table.drop(group), columns)
     X, complete = tables.numbers(table, names, file)
     if group is not None:
-        _fit_groups(table, group, names, X, complete, counts, covariance_type, restarts, seed, output, labels, as_json)
-        return
+        return _fit_groups(table, group, names, X, complete, counts, covariance_type, restarts, seed, output, labels, as_json)
     n_rows = table.height
     del table  # its memory is that of X once more
     if counts[-1] > len(X):
@@ -142,7 +142,7 @@ def fit(
             **as_dict(params),
         }  # fmt: skip
         print(json.dumps(report))
-        return
+        return _ended(grid.status)
     from rich.console import Console
 
     console = Console()
@@ -160,6 +160,7 @@ def fit(
     for path in (output, labels, plot):
         if path is not None:
             console.print(f"wrote {path}", highlight=False, markup=False)
+    return _ended(grid.status)
 
 
 @app.command()
@@ -266,7 +267,7 @@ def _fit_groups(
     output: Path | None,
     labels: Path | None,
     as_json: bool,
-) -> None:
+) -> int:
     """A mixture for each group: a table or JSON, models in a folder, labels."""
     _start_jax()
     import jax
@@ -305,10 +306,20 @@ def _fit_groups(
             for fit in fits
         ]  # fmt: skip
         print(json.dumps({"columns": names, "group": group, "groups": report}))
-        return
+        return _ended([fit.status for fit in fits])
     from rich.console import Console
 
     Console().print(group_table(fits, group))
+    return _ended([fit.status for fit in fits])
+
+
+def _ended(statuses: Iterable[Any]) -> int:
+    """The exit code: what Ctrl-C left is shown, but a script must not take it for the whole."""
+    from jaxgmm import Status
+
+    if Status.INTERRUPTED not in [int(status) for status in statuses]:
+        return 0
+    return _complain("interrupted; this is the best so far.", 130)
 
 
 def _check_outputs(file: Path, output: Path | None, labels: Path | None, plot: Path | None, group: str | None) -> None:

@@ -185,6 +185,20 @@ def test_fit_predict_show_and_sample(run, messy, tmp_path):
     assert len(out.splitlines()) == 6
 
 
+def test_after_ctrl_c_the_best_so_far_is_shown_and_the_exit_code_says_so(run, messy, monkeypatch):
+    sweep = cli._sweep
+
+    def cut_short(*arguments):
+        grid = sweep(*arguments)
+        return grid._replace(status=np.full_like(grid.status, jaxgmm.Status.INTERRUPTED))
+
+    monkeypatch.setattr(cli, "_sweep", cut_short)
+    code, out, err = run("fit", messy, "--components", "2", "--restarts", "1")
+    assert code == 130
+    assert "log-likelihood" in out
+    assert "interrupted; this is the best so far" in err
+
+
 def test_parquet_and_chosen_columns(run, tmp_path):
     rng = np.random.default_rng(0)
     pl.DataFrame({"x": rng.normal(size=30), "y": rng.normal(size=30), "flag": [True] * 30}).write_parquet(
