@@ -78,7 +78,10 @@ def axes_of(ax: Any, size: tuple[float, float], **grid: Any) -> Any:
 def legend_beside(ax: Axes) -> None:
     """Beside the axes, where it covers nothing."""
     if len(ax.get_legend_handles_labels()[1]) > 1:
-        ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8, markerscale=1.5)
+        legend = ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
+        for handle in filter(None, legend.legend_handles):
+            if hasattr(handle, "set_sizes"):
+                handle.set(sizes=[24], alpha=1)  # to be seen however small the dots are
 
 
 def some_rows(n: int) -> np.ndarray:
@@ -87,7 +90,7 @@ def some_rows(n: int) -> np.ndarray:
 
 
 def dot_size(n: int) -> float:
-    return float(np.clip(2000 / n, 1, 14))
+    return float(np.clip(6000 / n, 3, 14))
 
 
 def extent(part: Gaussians, points: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:

@@ -358,7 +358,7 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
 
 
 def plot_trace(result: FitResult, ax: Axes | None = None, *, total_weight: float | int = 1) -> Axes:
-    """How far below the best end each restart is after each pass; the one that won is drawn thick.
+    """How far below the end that won each restart is after each pass, down to rounding; the one that won is drawn thick.
 
     Args:
       result: of a ``fit`` with ``trace`` at least as long as its passes.
@@ -383,17 +383,17 @@ def plot_trace(result: FitResult, ax: Axes | None = None, *, total_weight: float
     ax = axes_of(ax, (6.5, 4.0))
     ends = np.asarray(result.lanes.log_likelihood, float)
     place = int(np.argmin(np.abs(ends - float(result.log_likelihood))))
-    best = np.nanmax(traces)
+    best = traces[place][np.isfinite(traces[place])].max()
     least = max(np.finfo(np.asarray(result.log_likelihood).dtype).eps * abs(best), 1e-12)
     for r, trace in enumerate(traces):
-        gap = np.maximum(best - trace, least)
+        gap = np.where(best - trace > least, best - trace, np.nan)  # a spike that was left out may rise above the winner
         if r == place:
             ax.plot(gap, color=COLOURS[1], linewidth=2.2, label="the restart that won", zorder=3)
         else:
             ax.plot(gap, color=COLOURS[0], linewidth=0.9, alpha=0.6, label="other restarts" if r == (place == 0) else None)
     ax.set_yscale("log")
     unit = "nats" if total_weight == 1 else "nats a sample"
-    ax.set(xlabel="pass", ylabel=f"log-likelihood below the best ({unit})")
+    ax.set(xlabel="pass", ylabel=f"log-likelihood below the one that won ({unit})")
     ax.legend(frameon=False)
     return ax
 

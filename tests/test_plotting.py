@@ -81,7 +81,7 @@ def test_fits_and_sweeps_and_estimators_are_drawn():
     result = jaxgmm.fit(key, X, 2, covariance_type="diag", n_restarts=4, trace=40, tol=1e-4)
     ax = plotting.plot_trace(result, total_weight=len(X))
     assert len(ax.lines) == 4
-    assert ax.get_ylabel() == "log-likelihood below the best (nats a sample)"
+    assert ax.get_ylabel() == "log-likelihood below the one that won (nats a sample)"
     with pytest.raises(ValueError, match="pass trace="):
         plotting.plot_trace(result._replace(lanes=result.lanes._replace(trace=result.lanes.trace[:, :0])))
     swept = jaxgmm.sweep(key, X, (1, 2, 3), ("diag", "spherical"), n_restarts=2, tol=1e-4)
