@@ -48,10 +48,11 @@ def fit_from(
 
     Nothing raises on values: a start that is not finite, or NaN in X, ends in ``Status.NONFINITE``.
 
-    Forward mode differentiates the loop. Reverse mode is that of the fixed point, by the implicit rule: with respect to X,
-    ``sample_weight`` and ``covariance_floor``, and right as far as the fit has converged; ``trace`` has none, second
-    derivatives raise, and inside ``shard_map`` there is forward mode only. To differentiate a ``fit``, go on from its end:
-    ``fit_from(result.params, X)``.
+    Forward mode differentiates the loop. Reverse mode is that of the fixed point to which the run leads, by the implicit rule:
+    in X, ``sample_weight`` (but of a row of weight zero, which is absent), ``covariance_floor`` and, where a relative floor
+    binds, the start. It is NaN where the run ended far from a fixed point, as it may on a plateau at any ``tol`` above zero:
+    lower ``tol`` then. ``trace`` has none, second derivatives raise, and inside ``shard_map`` there is forward mode only. To
+    differentiate a ``fit``, go on from its end: ``fit_from(result.params, X)``.
 
     Args:
       params: the start; its structure is that of the fit.
@@ -79,8 +80,9 @@ def fit_from(
     >>> result = jax.jit(jaxgmm.fit_from)(start, X)
     >>> bool(result.log_likelihood >= jaxgmm.log_likelihood(start, X))
     True
-    >>> jax.grad(lambda X: jaxgmm.fit_from(start, X).params.means.sum())(X).shape
-    (100, 2)
+    >>> one = jaxgmm.initialise(jax.random.key(1), X[:4], 1)  # a mean of four samples follows each by a fourth
+    >>> jax.grad(lambda X: jaxgmm.fit_from(one, X).params.means[0, 0])(X[:4]).round(4).tolist()
+    [[0.25, 0.0], [0.25, 0.0], [0.25, 0.0], [0.25, 0.0]]
     """
     X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])

@@ -5,9 +5,10 @@ One turn of EM is a map theta -> T(theta, X), and a fit that has converged is it
     d theta = (1 - J)^-1 (dT/dX) dX,    J = dT/dtheta,
 
 so the cotangent v of theta becomes (dT/dX)^T (1 - J^T)^-1 v: products with J^T, each the derivative of one turn, in place of
-the loop run backwards, which would need every state that it went through. The eigenvalues of J at a maximum are shares of
-missing information, from 0 to below 1 (Dempster, Laird and Rubin 1977), so a Krylov solver needs few products. The state is
-that of ``params.to_free``: unconstrained numbers in units of the standard deviation within components.
+the loop run backwards, which would need every state that it went through. Where the run stopped short of the fixed point,
+Newton's method, theta + (1 - J)^-1 (T(theta) - theta), goes the rest of the way first. The eigenvalues of J at a maximum
+are shares of missing information, from 0 to below 1 (Dempster, Laird and Rubin 1977), so a Krylov solver needs few products.
+The state is that of ``params.to_free``: unconstrained numbers in units of the standard deviation within components.
 
 Source: Blondel et al. (2022), "Efficient and modular implicit differentiation".
 """
@@ -33,8 +34,12 @@ from jaxgmm.result import FitResult
 A = TypeVar("A")
 B = TypeVar("B")
 
-RESTART, MOST_RESTARTS = 20, 10
-"""Products with J^T before GMRES starts anew, and how often it may."""
+RESTART, MOST_RESTARTS, LEFT = 20, 10, 1e-3
+"""Products with J before GMRES starts anew, how often it may, and what it may leave of the right side."""
+
+NEWTON, REACH = 6, 0.1
+"""Most steps of Newton's method from the end of a run to the fixed point, and how far it may be: in standard deviations within
+components, logarithms of these and of weights."""
 
 
 class Problem(NamedTuple):
@@ -102,15 +107,17 @@ def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
 
 
 def parameters_adjoint(problem: Problem, result: FitResult, cotangent: FitResult) -> Problem:
-    """The cotangent of a fit as one of what it was fitted to: of the start, ``tol`` and ``max_iter`` nothing."""
+    """The cotangent of a fit as one of what it was fitted to; NaN where the run ended far from a fixed point.
+
+    The start matters only through a floor that is relative to it and binds, ``tol`` and ``max_iter`` not at all.
+    """
     start, X, sample_weight, covariance_floor, *_ = problem
     centre = mixture_centre(start)
 
-    def setting(X: Array, sample_weight: Array | None, covariance_floor: Array) -> Any:
+    def setting(start: GMMParams, X: Array, sample_weight: Array | None, covariance_floor: Array) -> Any:
         return lanes.begin(start, Samples(X, sample_weight, centre), covariance_floor, None, 0).setting
 
-    floor, unit, *_ = setting(X, sample_weight, covariance_floor)
-    free = to_free(moved(result.params, -centre), unit)
+    floor, unit, *_ = setting(start, X, sample_weight, covariance_floor)
 
     def turn(free: GMMParams, floor: Array, X: Array, sample_weight: Array | None) -> tuple[GMMParams, Array]:
         params = from_free(free, unit)
@@ -122,21 +129,60 @@ def parameters_adjoint(problem: Problem, result: FitResult, cotangent: FitResult
         cov = params.structure.floored(new.cov, floor, always=True)
         return to_free(replace(new, means=means, cov=cov), unit), sums.log_likelihood
 
-    def of_data(X: Array, sample_weight: Array | None, covariance_floor: Array) -> tuple[GMMParams, Array]:
-        return turn(free, setting(X, sample_weight, covariance_floor).floor, X, sample_weight)
+    def of_data(start: GMMParams, X: Array, sample_weight: Array | None, covariance_floor: Array) -> tuple[GMMParams, Array]:
+        return turn(free, setting(start, X, sample_weight, covariance_floor).floor, X, sample_weight)
 
+    ended = to_free(moved(result.params, -centre), unit)
+    free, settled = _at_rest(lambda free: turn(free, floor, X, sample_weight)[0], ended)
     _, back = jax.vjp(lambda free: turn(free, floor, X, sample_weight), free)
     objective = cotangent.log_likelihood + cotangent.lanes.log_likelihood[0]
     known = jax.vjp(lambda free: from_free(free, unit), free)[1](cotangent.params)[0]
     known = jax.tree.map(jnp.add, known, back((_zeros(free), objective))[0])
+    through = _solve(lambda v: back((v, jnp.zeros_like(objective)))[0], known)
+    through = jax.tree.map(lambda leaf: jnp.where(settled, leaf, jnp.nan), through)
+    slopes = jax.vjp(of_data, start, X, sample_weight, covariance_floor)[1]((through, objective))
+    names = "start", "X", "sample_weight", "floor"
+    return problem._replace(tol=_zeros(problem.tol), **dict(zip(names, slopes, strict=True)))
 
-    def without(v: GMMParams) -> GMMParams:
-        return jax.tree.map(jnp.subtract, v, back((v, jnp.zeros_like(objective)))[0])
 
-    accuracy = float(jnp.finfo(objective.dtype).eps) ** 0.75
-    through, _ = gmres(without, known, tol=accuracy, restart=RESTART, maxiter=MOST_RESTARTS, solve_method="incremental")
-    X_bar, weight_bar, floor_bar = jax.vjp(of_data, X, sample_weight, covariance_floor)[1]((through, objective))
-    return problem._replace(start=_zeros(start), X=X_bar, sample_weight=weight_bar, floor=floor_bar, tol=_zeros(problem.tol))
+def _at_rest(turn: Callable[[A], A], ended: A) -> tuple[A, Array]:
+    """The fixed point near where a run ended, by Newton's method, and whether there is one within ``REACH``.
+
+    A run ends where gains are small, which on a plateau is far from where it leads: there J is close to one, and the rule
+    would multiply what is left of the way.
+    """
+
+    def step(carry: tuple[Array, A, Array]) -> tuple[Array, A, Array]:
+        count, state, _ = carry
+        after, push = jax.linearize(turn, state)
+        move = _solve(push, jax.tree.map(jnp.subtract, after, state))
+        return count + 1, jax.tree.map(jnp.add, state, move), _largest(move)
+
+    far = jnp.full_like(_largest(ended), jnp.inf)
+    accuracy = float(jnp.finfo(far.dtype).eps) ** 0.75
+    begin = jnp.int32(0), ended, far
+    _, state, last = lax.while_loop(lambda carry: (carry[0] < NEWTON) & (carry[2] > accuracy), step, begin)
+    way = _largest(jax.tree.map(jnp.subtract, state, ended))
+    return state, (last <= REACH / 10) & (way <= REACH)
+
+
+def _solve(product: Callable[[A], A], known: A) -> A:
+    """v with v - J v = known, NaN where that was not found."""
+
+    def without(v: A) -> A:
+        return jax.tree.map(jnp.subtract, v, product(v))
+
+    size = _largest(known)
+    size = jnp.where(size > 0, size, 1)  # the solver takes what is below one rounding for zero
+    known = jax.tree.map(lambda leaf: leaf / size, known)
+    accuracy = float(jnp.finfo(size.dtype).eps) ** 0.75
+    found, _ = gmres(without, known, tol=accuracy, restart=RESTART, maxiter=MOST_RESTARTS, solve_method="incremental")
+    left = _largest(jax.tree.map(jnp.subtract, without(found), known))
+    return jax.tree.map(lambda leaf: jnp.where(left <= LEFT, size * leaf, jnp.nan), found)
+
+
+def _largest(tree: Any) -> Array:
+    return jnp.max(jnp.stack([jnp.max(jnp.abs(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _zeros(tree: A) -> A:

@@ -119,6 +119,35 @@ def test_what_does_not_move_has_no_slope(x64):
     np.testing.assert_allclose(np.sum(of_X[3:] * along[3:]), forward, rtol=1e-8)
 
 
+def test_on_a_plateau_it_is_the_fixed_points_or_nan(x64):
+    """Two components of one cloud: gains of 1e-8 a turn, and a third of a standard deviation to go."""
+    X, along = (np.random.default_rng(seed).normal(size=(200, 1)) for seed in (7, 1))
+    start = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-0.5], [0.5]], [[[1.0]], [[1.0]]])
+
+    @jax.jit
+    def mean(X, tol, max_iter):
+        return jaxgmm.fit_from(start, X, tol=tol, max_iter=max_iter).params.means[0, 0]
+
+    slope = jax.jit(lambda *data: jnp.sum(jax.grad(mean)(*data) * along))
+    X, most = jnp.asarray(X), jnp.int32(100_000)
+    difference = (mean(X + 1e-4 * along, 0.0, most) - mean(X - 1e-4 * along, 0.0, most)) / 2e-4
+    np.testing.assert_allclose(slope(X, 1e-9, most), difference, rtol=1e-5)
+    assert np.isnan(slope(X, 1e-8, most))
+    assert np.isnan(slope(X, 1e-8, jnp.int32(0)))
+
+
+@pytest.mark.slow
+def test_a_relative_floor_that_binds_hands_the_start_a_slope(x64):
+    X, start = clouds(), start_of("diag")
+    score = jax.jit(lambda start: probe(fitted(start, X, None, 1.5)))
+    along = jax.tree.map(lambda leaf: jnp.asarray(np.random.default_rng(0).normal(size=leaf.shape)), start)
+    slope = jax.grad(score)(start)
+    _, forward = jax.jvp(score, (start,), (along,))
+    assert abs(forward) > 1e-3
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b), slope, along)
+    np.testing.assert_allclose(sum(jax.tree.leaves(products)), forward, rtol=1e-7)
+
+
 def test_whole_numbers_and_second_derivatives_say_so():
     X = np.arange(12).reshape(6, 2)
     start = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [np.eye(2)])
