@@ -95,6 +95,8 @@ def fit(
     table = tables.read_table(file, ",".join(filter(None, (columns, group))))
     if group is not None and group not in table.columns:
         raise tables.BadInput(f"there is no column {group!r}, which --group asks for. Columns: {', '.join(table.columns)}.")
+    if group is not None and group in [name.strip() for name in (columns or "").split(",")]:
+        raise tables.BadInput(f"--columns names {group!r}, by which --group divides the rows. Leave it out of one of them.")
     names = tables.choose_columns(table if group is None else table.drop(group), columns)
     X, complete = tables.numbers(table, names, file)
     if group is not None:
@@ -286,6 +288,9 @@ def _fit_groups(
         X, column = X[known], column[known]
     if not len(X):
         raise tables.BadInput(f"column {group!r} is empty. Choose another --group.")
+    largest = int(np.unique_counts(column.astype(str)).counts.max())
+    if counts[-1] > largest:
+        raise tables.BadInput(f"--components asks for up to {counts[-1]}, and the largest group has {largest} complete rows.")
     fits = fit_groups(jax.random.key(seed), X, column.astype(str), counts, covariance_type, restarts)
     if output is not None:
         output.mkdir(exist_ok=True)
@@ -331,6 +336,8 @@ def _check_outputs(file: Path, output: Path | None, labels: Path | None, plot: P
             raise tables.BadInput(f"{path}: the folder {path.resolve().parent} does not exist. Make it, or write elsewhere.")
         if path is not None and path.is_dir() and (path != output or group is None):
             raise tables.BadInput(f"{path} is a folder. Name a file in it.")
+    if group is not None and output is not None and output.is_file():
+        raise tables.BadInput(f"{output} is a file; with --group it is the folder of the models.")
     written = [path.resolve() for path in (file, output, labels, plot) if path is not None]
     if len(set(written)) < len(written):
         raise tables.BadInput("FILE, --output, --labels and --plot must name different files.")

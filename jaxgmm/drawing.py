@@ -45,13 +45,18 @@ def params_of(mixture: Any) -> GMMParams:
     for name in ("params", "params_"):
         mixture = getattr(mixture, name, mixture)
     if not isinstance(mixture, GMMParams):
-        raise ValueError(f"mixture must be a GMMParams, a FitResult or a fitted estimator; got {type(mixture).__name__}.")
+        raise ValueError(
+            "mixture must be a GMMParams, a FitResult or a fitted estimator of jaxgmm.sklearn, whose from_sklearn takes "
+            f"scikit-learn's; got {type(mixture).__name__}."
+        )
     return mixture
 
 
 def marginal(params: GMMParams, features: Sequence[int]) -> Gaussians:
     weights, means, sigma = (np.asarray(v, float) for v in (params.weights, params.means, covariances(params)))
-    chosen = list(features)
+    chosen, n_features = list(features), params.n_features
+    if not all(0 <= feature < n_features for feature in chosen):
+        raise ValueError(f"features must be among 0 to {n_features - 1}, those of the mixture; got {chosen}.")
     return Gaussians(weights, means[:, chosen], sigma[:, chosen][:, :, chosen])
 
 
@@ -60,7 +65,11 @@ def responsibilities_of(params: GMMParams, X: np.ndarray) -> np.ndarray:
 
 
 def names_of(names: Sequence[str] | None, params: GMMParams) -> list[str]:
-    return list(names) if names is not None else [f"feature {d}" for d in range(params.n_features)]
+    if names is None:
+        return [f"feature {d}" for d in range(params.n_features)]
+    if len(names) != params.n_features:
+        raise ValueError(f"names must hold {params.n_features} names, one a feature; got {list(names)}.")
+    return list(names)
 
 
 def name_axes(ax: Axes, names: Sequence[str] | None, params: GMMParams, features: Sequence[int]) -> None:

@@ -148,7 +148,7 @@ class GaussianMixture(FittedMixture):
         >>> sorted(gm.means_.round(3).ravel().tolist())
         [0.15, 9.1]
         """
-        X, sample_weight = weighted_samples(self, X, sample_weight)
+        X, sample_weight = weighted_samples(self, X, sample_weight, ensure_min_samples=2)
         if (n_present := checks.n_present(sample_weight, len(X))) < checks.check_int("n_components", self.n_components, 1):
             raise ValueError(
                 f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n_present}"

@@ -11,11 +11,11 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from jaxgmm import checks, density
+from jaxgmm import density
 from jaxgmm.padding import in_rows, padded
 from jaxgmm.params import GMMParams, n_free_parameters
 from jaxgmm.precisions import inverted, squared
-from jaxgmm.sklearn_door import samples
+from jaxgmm.sklearn_door import samples, weighted_samples
 
 
 class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
@@ -147,10 +147,12 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         >>> round(gm.score([[0.0], [9.0]], sample_weight=[1, 0]), 3)
         -1.419
         """
-        log_px = self.score_samples(X)
-        if sample_weight is None:
+        check_is_fitted(self)
+        X, weight = weighted_samples(self, X, sample_weight, reset=False)
+        log_px = self._told(density.log_prob, X)
+        if weight is None:
             return float(log_px.mean())
-        weight = np.asarray(checks.check_sample_weight(np.asarray(sample_weight), len(log_px)), np.float64)
+        weight = weight.astype(np.float64)
         return float(np.where(weight > 0, weight * log_px, 0).sum() / weight.sum())
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
@@ -245,7 +247,9 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
     def _ask(self, function: Any, X: Any) -> np.ndarray:
         """A function of the core, of samples in the wider of their dtype and the mixture's."""
         check_is_fitted(self)
-        X = samples(self, X, reset=False)
+        return self._told(function, samples(self, X, reset=False))
+
+    def _told(self, function: Any, X: np.ndarray) -> np.ndarray:
         X = X.astype(np.result_type(X, self.means_), copy=False)
         with in_precision(X.dtype):
             return np.array(function(self.params_, in_rows(X, padded(len(X)))))[: len(X)]
@@ -255,7 +259,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
 
     @property
     def _n_features_out(self) -> int:
-        return self.n_components
+        return len(self.weights_)
 
 
 def in_precision(dtype: np.dtype) -> AbstractContextManager[Any]:

@@ -22,11 +22,11 @@ def samples(estimator: Any, X: Any, **options: Any) -> np.ndarray:
     return validate_data(estimator, X, dtype=FLOATS, **options)
 
 
-def weighted_samples(estimator: Any, X: Any, sample_weight: Any) -> tuple[np.ndarray, np.ndarray | None]:
+def weighted_samples(estimator: Any, X: Any, sample_weight: Any, **options: Any) -> tuple[np.ndarray, np.ndarray | None]:
     """X and its weights; a row of weight zero is absent, so that it may hold anything."""
     if sample_weight is None:
-        return samples(estimator, X, ensure_min_samples=2), None
-    X = samples(estimator, X, ensure_min_samples=2, ensure_all_finite=False)
+        return samples(estimator, X, **options), None
+    X = samples(estimator, X, ensure_all_finite=False, **options)
     weight = np.asarray(checks.check_sample_weight(np.asarray(sample_weight), len(X)), X.dtype)
     present = weight > 0
     assert_all_finite(X[present], input_name="X")

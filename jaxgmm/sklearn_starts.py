@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from sklearn.cluster import KMeans, kmeans_plusplus
@@ -13,6 +14,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from jaxgmm import em
 from jaxgmm.initial import from_responsibilities
 from jaxgmm.lanes import Added
+from jaxgmm.numerics import contract, divide_or_keep
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure
 
@@ -47,7 +49,7 @@ def whitened_clusters(
     X: np.ndarray, weight: np.ndarray | None, n_components: int, random_state: np.random.RandomState
 ) -> np.ndarray:
     """k-means where the samples have unit covariance, which does not depend on their units: (N, K)."""
-    away = X - np.average(X, axis=0, weights=weight)
+    away = X - np.average(X.astype(np.float64), axis=0, weights=weight)
     spread = np.sqrt(np.average(away**2, axis=0, weights=weight))
     away = away / np.where(spread > 0, spread, 1)
     values, axes = np.linalg.eigh(np.atleast_2d(np.cov(away, rowvar=False, aweights=weight, ddof=0)))
@@ -66,8 +68,11 @@ def _one_hot(label: np.ndarray, n_components: int, dtype: np.dtype) -> np.ndarra
 def estimated(X: Array, weight: Array, gamma: Array, added: Added, structure: Structure) -> GMMParams:
     """The M-step from responsibilities, with what is added to the covariances.
 
-    Once more about its own means: beside a sample at 1e39 two passes leave a covariance of rounding.
+    About means that are plain sums over the samples of each component: those about the mean of all would take the digits of
+    most where one sample is at 1e80.
     """
     found = from_responsibilities(X, weight, gamma, gamma.shape[1], structure, covariance_floor=None)
-    found = em.m_step(found, X, gamma, sample_weight=weight)
+    mass = gamma * weight[:, None]
+    means = divide_or_keep(contract("nk,nd->kd", mass, X), jnp.sum(mass, axis=0), found.means)
+    found = em.m_step(replace(found, means=means), X, gamma, sample_weight=weight)
     return replace(found, cov=structure.widened(found.cov, added.variance))

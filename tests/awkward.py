@@ -125,6 +125,10 @@ def offsets_and_scales(add: Callable[..., None]) -> None:
             X[0] = far
             add(f"one sample at {far:g} {dtype}", X.astype(dtype), None, n_components=3)
             add(f"one sample at {far:g}, no component to spare {dtype}", X.astype(dtype), None)
+    for far in (1e20, 1e60, 1e80, 1e100):
+        for kind in TYPES:
+            X = np.r_[CLOUDS[:63], [[far, far]]]
+            add(f"one sample at {far:g}, {kind}", X, None, covariance_type=kind, n_components=3)
     for scale in (1e-160, 1e-300, 1e100, 1e150, 1e160, 1e300):
         add(f"scale {scale:g}", CLOUDS * scale, None)
 

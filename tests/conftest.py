@@ -38,6 +38,17 @@ def settings():
     assert dict(jax.config.values) == before
 
 
+MOST_MAPS = 15_000
+"""Regions of memory from which on compiled programs are dropped. Each program has some, Linux allows a process 65,530, and XLA's
+compiler ends in a segmentation fault beyond."""
+
+
+def pytest_runtest_teardown():
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def x64():
     """Computation in float64."""

@@ -352,7 +352,13 @@ def test_groups_are_fitted_one_by_one(run, shops):
 
 @pytest.mark.parametrize(
     ("more", "match"),
-    [(["--group", "shap"], "there is no column 'shap'"), (["--group", "shop", "--plot", "x.png"], "--plot draws one mixture")],
+    [
+        (["--group", "shap"], "there is no column 'shap'"),
+        (["--group", "shop", "--plot", "x.png"], "--plot draws one mixture"),
+        (["--group", "shop", "--columns", "shop,price"], "--columns names 'shop', by which --group divides the rows"),
+        (["--group", "shop", "--components", "1:99"], "asks for up to 99, and the largest group has 60 complete rows"),
+        (["--group", "shop", "--output", "sales.csv"], "sales.csv is a file; with --group it is the folder of the models"),
+    ],
 )
 @pytest.mark.usefixtures("shops")
 def test_groups_that_cannot_be_say_so(run, more, match):

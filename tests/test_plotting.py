@@ -5,6 +5,7 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
+from sklearn import mixture
 from structures import random_mixture, random_samples
 
 import jaxgmm
@@ -68,6 +69,16 @@ def test_a_histogram_carries_the_density_of_the_mixture():
     marginal = jaxgmm.GMMParams.from_moments(MIXTURE.weights, MIXTURE.means[:, :1], MIXTURE.cov[:, :1, :1])
     x, y = total.get_data()
     np.testing.assert_allclose(y, np.exp(jaxgmm.log_prob(marginal, x[:, None].astype(np.float32))), rtol=1e-3, atol=1e-6)
+
+
+def test_what_cannot_be_drawn_says_so():
+    line = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
+    with pytest.raises(ValueError, match=r"features must be among 0 to 0, those of the mixture; got \[0, 1\]"):
+        plotting.plot_density(line)
+    with pytest.raises(ValueError, match="names must hold 2 names"):
+        plotting.plot_fit(MIXTURE, X, names=["a"])
+    with pytest.raises(ValueError, match="from_sklearn takes scikit-learn's; got GaussianMixture"):
+        plotting.plot_fit(mixture.GaussianMixture(2), X)
 
 
 def test_responsibilities_are_stacked_to_one():

@@ -154,6 +154,21 @@ def test_one_start_that_collapses_leaves_the_others_be():
     assert np.isfinite(GaussianMixture(2, **options).fit(copies).score(copies))
 
 
+def test_rows_of_weight_zero_are_absent_in_fit_and_score():
+    missing = np.concatenate([X, np.full((3, X.shape[1]), np.nan)])
+    weight = np.r_[np.ones(len(X)), np.zeros(3)]
+    gm = GaussianMixture(2, random_state=0).fit(missing, sample_weight=weight)
+    np.testing.assert_allclose(gm.score(missing, sample_weight=weight), gm.score(X), rtol=1e-12)
+    np.testing.assert_allclose(gm.bic(missing, sample_weight=weight), gm.bic(X), rtol=1e-12)
+    with pytest.raises(ValueError, match="contains NaN"):
+        gm.score(missing)
+
+
+def test_columns_of_the_output_are_those_of_the_fit():
+    gm = GaussianMixture(3, random_state=0).fit(X).set_output(transform="pandas").set_params(n_components=5)
+    assert gm.transform(X).shape == (len(X), 3)
+
+
 @pytest.mark.parametrize("width", [1e-3, 1e-2])
 def test_a_tight_cluster_that_scikit_learn_finds_is_found(width):
     """It is narrow enough to be told of as a spike, which is no reason to end lower."""
