@@ -39,8 +39,8 @@ def settings():
 
 
 MOST_MAPS = 15_000
-"""Regions of memory from which on compiled programs are dropped. Each program has some, Linux allows a process 65,530, and XLA's
-compiler ends in a segmentation fault beyond."""
+"""Regions of memory from which on compiled programs are dropped: each has some, Linux allows a process 65,530, and
+XLA's compiler ends in a segmentation fault beyond."""
 
 
 def pytest_runtest_teardown():

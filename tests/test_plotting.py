@@ -75,7 +75,7 @@ def test_what_cannot_be_drawn_says_so():
     line = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
     with pytest.raises(ValueError, match=r"features must be among 0 to 0, those of the mixture; got \[0, 1\]"):
         plotting.plot_density(line)
-    with pytest.raises(ValueError, match="names must hold 2 names"):
+    with pytest.raises(ValueError, match="names must hold 3 names"):
         plotting.plot_fit(MIXTURE, X, names=["a"])
     with pytest.raises(ValueError, match="from_sklearn takes scikit-learn's; got GaussianMixture"):
         plotting.plot_fit(mixture.GaussianMixture(2), X)
