@@ -95,8 +95,7 @@ def test_single_precision_keeps_its_digits():
     X, start = clouds(), start_of("full")
 
     def slope(dtype):
-        score = lambda X: probe(fitted(start, X, None, 1e-6))  # noqa: E731
-        return jax.jit(jax.grad(score))(X.astype(dtype))
+        return jax.jit(jax.grad(lambda X: probe(fitted(start, X, None, 1e-6))))(X.astype(dtype))
 
     low = slope(np.float32)
     with jax.enable_x64(True):
@@ -151,7 +150,10 @@ def test_a_relative_floor_that_binds_hands_the_start_a_slope(x64):
 def test_whole_numbers_and_second_derivatives_say_so():
     X = np.arange(12).reshape(6, 2)
     start = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [np.eye(2)])
-    mean = lambda w: fitted(start, X, w, 1e-6, max_iter=5).params.means[0, 0]  # noqa: E731
+
+    def mean(w):
+        return fitted(start, X, w, 1e-6, max_iter=5).params.means[0, 0]
+
     influence = jax.grad(mean)(np.ones(6, np.float32))
     np.testing.assert_allclose(influence, (X[:, 0] - 5) / 6, rtol=1e-5, atol=1e-6)
     with pytest.raises(NotImplementedError, match="first derivatives only"):
