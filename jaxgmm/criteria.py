@@ -19,14 +19,14 @@ def aic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
 
     Args:
       params: a mixture of K components in D dimensions.
-      X: (N, D) samples.
+      X: (N, D) samples, in the units of ``params.means``.
       sample_weight: (N,) weights, ones without.
 
     Returns:
-      (), nats times two.
+      (), nats times two; smaller is better.
 
     Raises:
-      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
+      ValueError: as ``log_likelihood``.
 
     Source: Akaike (1974), IEEE Transactions on Automatic Control 19.
 
@@ -43,14 +43,14 @@ def bic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
 
     Args:
       params: a mixture of K components in D dimensions.
-      X: (N, D) samples.
+      X: (N, D) samples, in the units of ``params.means``.
       sample_weight: (N,) weights, ones without.
 
     Returns:
       (), nats times two; smaller is better.
 
     Raises:
-      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
+      ValueError: as ``log_likelihood``.
 
     Source: Schwarz (1978), Annals of Statistics 6.
 
@@ -70,14 +70,14 @@ def icl(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
 
     Args:
       params: a mixture of K components in D dimensions.
-      X: (N, D) samples.
+      X: (N, D) samples, in the units of ``params.means``.
       sample_weight: (N,) weights, ones without.
 
     Returns:
       (), nats times two; smaller is better.
 
     Raises:
-      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
+      ValueError: as ``log_likelihood``.
 
     Source: Biernacki, Celeux and Govaert (2000), IEEE Transactions on Pattern Analysis and Machine Intelligence 22, in the
     form with the hard classification that mclust reports.

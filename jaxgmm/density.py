@@ -17,7 +17,7 @@ from jaxgmm.params import GMMParams, cast, covariances
 
 
 def log_prob(params: GMMParams, X: ArrayLike) -> Array:
-    """Log density of each sample, ln p(x_n) by eq. (1).
+    """Log density of each sample, eq. (1): ln p(x_n) = ln sum_k pi_k N(x_n | mu_k, Sigma_k).
 
     Args:
       params: a mixture of K components in D dimensions.
@@ -27,7 +27,7 @@ def log_prob(params: GMMParams, X: ArrayLike) -> Array:
       (N,) nats (per unit volume of data space), in the dtype of X; the (N, K) responsibilities are never held.
 
     Raises:
-      ValueError: X is not numeric, not two-dimensional, or has another D than ``params``.
+      ValueError: as ``e_step``.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
@@ -45,17 +45,17 @@ def _log_prob(params: GMMParams, X: Array) -> Array:
 
 
 def predict_proba(params: GMMParams, X: ArrayLike) -> Array:
-    """Responsibilities of the components for each sample, eq. (5).
+    """Responsibilities of the components for each sample, gamma(z_nk) by eq. (5); see ``e_step``.
 
     Args:
       params: a mixture of K components in D dimensions.
       X: (N, D) samples, in the units of ``params.means``.
 
     Returns:
-      (N, K), rows of sum one.
+      (N, K), probabilities, rows of sum one, or NaN as in ``e_step``.
 
     Raises:
-      ValueError: X is not numeric, not two-dimensional, or has another D than ``params``.
+      ValueError: as ``e_step``.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -66,7 +66,7 @@ def predict_proba(params: GMMParams, X: ArrayLike) -> Array:
 
 
 def predict(params: GMMParams, X: ArrayLike) -> Array:
-    """The component with the largest responsibility for each sample.
+    """The component with the largest responsibility for each sample, argmax_k gamma(z_nk), eq. (5).
 
     Args:
       params: a mixture of K components in D dimensions.
@@ -77,7 +77,7 @@ def predict(params: GMMParams, X: ArrayLike) -> Array:
       holds NaN, or lies so far out that every density underflows) gives 0.
 
     Raises:
-      ValueError: X is not numeric, not two-dimensional, or has another D than ``params``.
+      ValueError: as ``e_step``.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -99,7 +99,7 @@ def _predict(params: GMMParams, X: Array) -> Array:
 
 
 def sample(key: Array, params: GMMParams, n: int) -> tuple[Array, Array]:
-    """Draw from the mixture: a component by its weight, then a point from its Gaussian.
+    """Draw from the mixture: a component k with probability pi_k, then a point from N(mu_k, Sigma_k).
 
     Args:
       key: random key.
@@ -110,7 +110,7 @@ def sample(key: Array, params: GMMParams, n: int) -> tuple[Array, Array]:
       samples (n, D), data units, and the component of each (n,) int32.
 
     Raises:
-      ValueError: n is not an integer of at least one, key is not a key.
+      ValueError: n is not an integer of at least one; key is not one key; ``params`` is not one mixture.
 
     >>> import jax, jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-9.0], [9.0]], [[[1.0]], [[1.0]]])
@@ -147,7 +147,7 @@ def mixture_mean(params: GMMParams) -> Array:
       (D,), data units.
 
     Raises:
-      ValueError: ``params`` is no mixture: its arrays do not fit its structure.
+      ValueError: ``params`` is not one mixture: no ``GMMParams``, or a batch of them.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -169,7 +169,7 @@ def mixture_covariance(params: GMMParams) -> Array:
       (D, D), squared data units.
 
     Raises:
-      ValueError: ``params`` is no mixture: its arrays do not fit its structure.
+      ValueError: ``params`` is not one mixture: no ``GMMParams``, or a batch of them.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])

@@ -62,11 +62,14 @@ def e_step(params: GMMParams, X: ArrayLike) -> tuple[Array, Array]:
       X: (N, D) samples, in the units of ``params.means``.
 
     Returns:
-      gamma (N, K), rows of sum one, and ln p(x_n) (N,) in nats. A row of X holding NaN gives NaN; for a sample so far that
-      its density underflows the logarithm, too, ln p(x_n) is -inf and gamma NaN.
+      gamma (N, K), probabilities, rows of sum one, and ln p(x_n) (N,) in nats. A row of X holding NaN gives NaN; for a sample
+      so far that its density underflows the logarithm, too, ln p(x_n) is -inf and gamma NaN.
 
     Raises:
-      ValueError: X is not numeric, not two-dimensional, or has another D than ``params``.
+      ValueError: X is not numeric, empty, not two-dimensional, or has another D than ``params``; ``params`` is not one
+        mixture.
+
+    Source: Dempster, Laird and Rubin (1977), Journal of the Royal Statistical Society B 39.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -104,16 +107,19 @@ def m_step(
 
     Args:
       params: says the structure and the centre of the sums; a component without weight keeps its mean and covariance.
-      X: (N, D) samples.
+      X: (N, D) samples, in the units of ``params.means``.
       gamma: (N, K) responsibilities.
-      sample_weight: (N,) weights: zero is absent, two is seen twice.
-      covariance_floor: see ``fit``; None for no bound.
+      sample_weight: (N,) weights w_n, by which gamma_nk is multiplied: zero is absent, two is seen twice.
+      covariance_floor: see ``fit_from``, but relative to the components of ``gamma``; None for no bound.
 
     Returns:
       The mixture of these responsibilities, in the dtype of X.
 
     Raises:
-      ValueError: shapes that do not fit ``params``, weights that are negative, not finite, or all zero.
+      ValueError: X as in ``e_step``; gamma of another shape, negative, not finite, or all zero; a floor as in ``maximise``;
+        weights that are negative, not finite, all zero, or beyond the range of float32.
+
+    Source: see ``e_step``.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -148,14 +154,14 @@ def log_likelihood(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike 
 
     Args:
       params: a mixture of K components in D dimensions.
-      X: (N, D) samples.
+      X: (N, D) samples, in the units of ``params.means``.
       sample_weight: (N,) weights w_n, ones without.
 
     Returns:
-      () a sum over samples, not a mean.
+      () nats, a sum over samples, not a mean.
 
     Raises:
-      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
+      ValueError: X as in ``e_step``; weights that are negative, not finite, all zero, or beyond the range of float32.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
@@ -189,19 +195,22 @@ def statistics(
 
     Args:
       params: a mixture of K components in D dimensions.
-      X: (N, D) samples.
+      X: (N, D) samples, in data units.
       sample_weight: (N,) weights: zero is absent, two is seen twice.
-      centre: (D,) what ``params.means`` are relative to; the origin without.
+      centre: (D,) what ``params.means`` are relative to, data units; the origin without.
       block_size: samples a block; the result depends on it by rounding only.
 
-    Forward-mode derivatives only: which form a pass takes is decided in a ``while``. For reverse mode differentiate
-    ``log_likelihood``.
+    Forward-mode derivatives at every size: which form a large pass takes is decided in a ``while``, which has no reverse mode.
+    For that differentiate ``log_likelihood``.
 
     Returns:
       Sums that add: those of two sets of samples, under the same ``params``, are those of both.
 
     Raises:
-      ValueError: shapes that do not fit, weights that are negative, not finite, or all zero.
+      ValueError: X as in ``e_step``; a centre of another shape; ``block_size`` not an integer of at least one; weights that
+        are negative, not finite, all zero, or beyond the range of float32.
+
+    Source: see ``e_step``.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
@@ -243,13 +252,16 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
     Args:
       params: the mixture under which ``stats`` were taken, so the moments are about ``params.means``.
       stats: sums of ``statistics``.
-      covariance_floor: see ``fit``; None for no bound.
+      covariance_floor: see ``fit_from``, but relative to the components of ``stats``; None for no bound.
 
     Returns:
       The mixture, in the dtype of ``stats``.
 
     Raises:
-      ValueError: ``params`` is no mixture; a floor that is negative, not finite, or of another shape than () or (D,).
+      ValueError: ``params`` is not one mixture; a floor that is neither a finite number of at least zero nor a (D,) array of
+        positive, finite ones.
+
+    Source: see ``e_step``.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])

@@ -46,7 +46,7 @@ def fit_from(
 ) -> FitResult:
     """EM from a given mixture to convergence. Pure: it works inside ``jit``, ``vmap``, ``shard_map``, ``jvp`` and ``grad``.
 
-    Nothing raises on values: a start that is not finite, or NaN in X, ends in ``Status.NONFINITE``.
+    No value of X or of the start raises: one that is not finite ends in ``Status.NONFINITE``.
 
     Forward mode differentiates the loop. Reverse mode is that of the fixed point to which the run leads, by the implicit rule:
     in X, ``sample_weight`` (but of a row of weight zero, which is absent), ``covariance_floor`` and, where a relative floor
@@ -66,13 +66,18 @@ def fit_from(
         never falls. Zero: no bound.
       accelerate: None for plain EM, or "squarem" for squared extrapolation, kept only where it raises the likelihood.
       axis_name: mesh axis over which X and sample_weight are spread, inside ``shard_map``.
-      trace: length T of the record of log-likelihoods.
+      trace: length T of the record of log-likelihoods, in nats.
 
     Returns:
       A ``FitResult`` of one lane.
 
     Raises:
-      ValueError: shapes that do not fit ``params``, options outside their range.
+      ValueError: X as in ``e_step``; options outside their range; weights that are negative, not finite, all zero, or beyond
+        the range of float32.
+      NotImplementedError: a second derivative.
+
+    Source: Dempster, Laird and Rubin (1977), see ``e_step``; Varadhan and Roland (2008), Scandinavian Journal of Statistics
+    35, scheme SqS3, for "squarem"; Blondel et al. (2022), "Efficient and modular implicit differentiation", for reverse mode.
 
     >>> import jax, jaxgmm
     >>> X = jax.random.normal(jax.random.key(0), (100, 2))
@@ -118,7 +123,7 @@ def fit(
     Args:
       key: random key; the same key gives the same result, bit for bit. (Keys of the implementation "rbg" draw otherwise
         under ``vmap``: restarts are then other ones than those of ``initialise``.)
-      X: (N, D) samples: floating (half precision is computed in float32), integer or boolean. float64 needs
+      X: (N, D) samples, in data units: floating (half precision is computed in float32), integer or boolean. float64 needs
         ``jax_enable_x64``; without it X is centred in float64 and then rounded to float32.
       n_components: K.
       covariance_type: "full", "tied", "diag" or "spherical".
@@ -128,15 +133,20 @@ def fit(
         degenerate; weights of a mean below one count as if they were scaled to mean one.
       tol, max_iter, covariance_floor, accelerate, trace: see ``fit_from``.
       params: a mixture to start from, instead of ``init``; its structure is that of the fit.
-      callback: called with a ``Progress`` after each round, on the host; never under a trace.
+      callback: called after each round, on the host, never under a trace, with a ``Progress``: ``n_iter``, ``max_iter``,
+        ``log_likelihood`` (R,) in nats, ``status`` (R,), and of the ``total`` lanes how many have ``finished``.
       progress: show a bar (needs tqdm, in the extra ``cli``).
 
     Returns:
       The best lane, with the ends of all lanes in ``lanes``.
 
     Raises:
-      ValueError: any argument that is not of these forms; X holding NaN or infinity in a row of positive weight; X so
-        large or small that its squares leave the range of its dtype.
+      ValueError: any argument that is not of these forms; more components than samples of positive weight; X holding NaN or
+        infinity in a row of positive weight; X so large or small that its squares leave the range of its dtype; weights as in
+        ``fit_from``.
+      ImportError: ``progress`` without tqdm.
+
+    Source: see ``fit_from`` for EM, ``initialise`` for the starts.
 
     >>> import jax, jaxgmm
     >>> X = [[0.0], [0.2], [0.4], [9.0], [9.2], [9.4]]

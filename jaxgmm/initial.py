@@ -44,10 +44,11 @@ def initialise(
 
     Args:
       key: random key; the same key gives the same start.
-      X: (N, D) samples. Rows that are not finite count as absent.
+      X: (N, D) samples, in data units. Rows that are not finite count as absent.
       n_components: K.
-      method: "kmeans": seeds drawn by squared distance (k-means++), then Lloyd's passes, then the moments of the clusters,
-        all in fully whitened coordinates, so that the start does not depend on the units or axes of X;
+      method: "kmeans": seeds drawn with probability proportional to w_n min_j |z_n - c_j|^2, c_j the seeds before (k-means++),
+        then Lloyd's passes, then the moments of the clusters, all in fully whitened coordinates z, so that the start does not
+        depend on the units or axes of X;
         "k-means++": the same without Lloyd's passes; "random_from_data": K samples as means, the covariance of X for all;
         "random": random responsibilities, drawn row by row; or (N,) labels counted from 0; or (N, K) responsibilities.
       covariance_type: structure of the mixture, by name.
@@ -59,9 +60,11 @@ def initialise(
       A mixture in the dtype of X.
 
     Raises:
-      ValueError: X, n_components or method are not of these forms.
+      ValueError: key, X, ``method`` or ``covariance_type`` are not of these forms; n_components below one, or above the number
+        of samples of positive weight; weights that are negative, not finite, all zero, or beyond the range of float32.
 
-    Source: Arthur and Vassilvitskii (2007), "k-means++: the advantages of careful seeding".
+    Source: Arthur and Vassilvitskii (2007), "k-means++: the advantages of careful seeding"; Lloyd (1982), IEEE Transactions on
+    Information Theory 28.
 
     >>> import jax, jaxgmm
     >>> X = [[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]]

@@ -59,11 +59,11 @@ def load(path: str | PathLike[str]) -> GMMParams:
       path: the file.
 
     Returns:
-      The mixture in the dtype of the file: JAX arrays, or NumPy arrays where the file holds float64 and x64 is off.
+      The mixture in the dtype and units of the file: JAX arrays, or NumPy arrays where the file holds float64 and x64 is off.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not one of ours, is truncated, or is of a newer version.
+      ValueError: the file is not one of ours, is truncated, is of another version, or holds numbers that are no mixture.
 
     >>> import jaxgmm, tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
@@ -84,8 +84,7 @@ def load_metadata(path: str | PathLike[str]) -> dict[str, str]:
       Text by name: ``format``, ``version``, ``structure``, and what ``save`` was given.
 
     Raises:
-      FileNotFoundError: there is no such file.
-      ValueError: the file is not one of ours, is truncated, or is of a newer version.
+      FileNotFoundError, ValueError: as ``load``.
 
     >>> import jaxgmm, tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
@@ -154,7 +153,8 @@ def from_dict(numbers: Mapping[str, Any]) -> GMMParams:
       The mixture: JAX arrays, or NumPy arrays where the numbers are float64 and x64 is off.
 
     Raises:
-      ValueError: entries that are missing or unknown, shapes that do not fit, numbers that are no mixture.
+      ValueError: entries that are missing, or say what is not known here; shapes that do not fit; numbers that are no mixture.
+        Further entries are ignored.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.5]], [[[2.0]]])

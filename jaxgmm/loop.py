@@ -20,7 +20,15 @@ T = TypeVar("T")
 
 
 class Status(enum.IntEnum):
-    """How a lane ended. On the device it is an integer; ``advice`` turns it into a sentence.
+    """How a lane ended. On the device it is an integer; ``FitResult.message`` turns it into a sentence.
+
+    Attributes:
+      ITERATION_LIMIT: 0, ``max_iter`` passes did not do; in a callback, a lane that runs.
+      CONVERGED: 1, the gain of a step fell to ``tol``; see ``fit_from``.
+      DECREASED: 2, a step lowered the log-likelihood by more than rounding explains, and was not kept.
+      NONFINITE: 3, the log-likelihood or a parameter left the finite numbers.
+      DEGENERATE: 4, a component sits on fewer samples than its covariance needs, or is far narrower than the others.
+      INTERRUPTED: 5, Ctrl-C.
 
     >>> import jaxgmm
     >>> jaxgmm.Status(1).name

@@ -73,8 +73,8 @@ def fit_many(
 
     Args:
       key: random key; see ``fit``. How many runs are under way depends on the cores, and rounding on that.
-      X: (M, N, D) samples of M data sets; or a sequence of M arrays (N_i, D), N_i from one up, computed in the widest of
-        their dtypes; or, with ``groups``, a table (N, D) of all samples.
+      X: (M, N, D) samples of M data sets, in data units; or a sequence of M arrays (N_i, D), N_i from one up, computed in the
+        widest of their dtypes; or, with ``groups``, a table (N, D) of all samples.
       n_components: K, the same for all.
       groups: (N,) which data set each row of X belongs to; the data sets come in the order of ``np.unique(groups)``.
       sample_weight: weights in the shape of X without its last axis; in a sequence None stands for ones.
@@ -87,8 +87,11 @@ def fit_many(
       A ``FitResult`` whose arrays have a leading axis of M, for example ``params.means`` (M, K, D).
 
     Raises:
-      ValueError: shapes that do not fit together, an empty data set or one without weight, groups that are missing, options
-        outside their range, X so large or small that its squares leave the range of its dtype.
+      ValueError: shapes that do not fit together, an empty data set, weights as in ``fit_from``, groups that are missing,
+        options outside their range, X so large or small that its squares leave the range of its dtype, a call under a trace.
+      ImportError: ``progress`` without tqdm.
+
+    Source: see ``fit``.
 
     >>> import jax, jaxgmm
     >>> X = jax.random.normal(jax.random.key(0), (3, 50, 2))

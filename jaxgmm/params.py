@@ -63,8 +63,16 @@ class GMMParams:
             the nearest member of its family: the diagonal, the mean of the diagonal, the average over components.
           covariance_type: name of the structure.
 
+        Returns:
+          The mixture, in the dtype of ``means``.
+
         Raises:
-          ValueError: shapes that do not fit, negative weights, a matrix that is not symmetric positive definite.
+          ValueError: what is not numeric; shapes that do not fit; weights that are negative, not finite, or all zero; means
+            that are not finite; a matrix that is not symmetric positive definite; a structure of no known name.
+
+        >>> from jaxgmm import GMMParams
+        >>> GMMParams.from_moments([1, 3], [[0.0], [1.0]], [[[1.0]], [[1.0]]]).weights.tolist()
+        [0.25, 0.75]
         """
         structure = get_structure(covariance_type)
         arrays = [check_array(n, v) for n, v in (("weights", weights), ("means", means), ("covariances", covariances))]
@@ -120,6 +128,8 @@ def mixture_centre(params: GMMParams) -> Float[Array, " D"]:
 def covariances(params: GMMParams) -> Array:
     """Covariances as full matrices, whatever the structure.
 
+    Sigma_k for full, Sigma for tied, diag(sigma_k1^2 ... sigma_kD^2) for diag, sigma_k^2 times the identity for spherical.
+
     Args:
       params: a mixture of K components in D dimensions.
 
@@ -127,7 +137,7 @@ def covariances(params: GMMParams) -> Array:
       (K, D, D), squared data units.
 
     Raises:
-      ValueError: ``params`` is no mixture: its arrays do not fit its structure.
+      ValueError: ``params`` is not one mixture: no ``GMMParams``, or a batch of them.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [[[2.0, 0.0], [0.0, 4.0]]], "spherical")
@@ -139,13 +149,15 @@ def covariances(params: GMMParams) -> Array:
 
 
 def n_free_parameters(params: GMMParams) -> int:
-    """Free parameters of the mixture: K - 1 weights, K D means, and those of the covariance structure.
+    """Free parameters of the mixture, m = K - 1 + K D + c: weights, means, and those of the covariances.
+
+    c = K D (D + 1) / 2 for full, D (D + 1) / 2 for tied, K D for diag, K for spherical.
 
     Args:
       params: a mixture of K components in D dimensions.
 
     Returns:
-      m, the number that ``aic`` and ``bic`` charge for.
+      m, an integer: the number that ``aic`` and ``bic`` charge for.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [[[2.0, 0.0], [0.0, 4.0]]])

@@ -1,4 +1,4 @@
-"""Pictures of mixtures; matplotlib is imported when one is drawn.
+"""Pictures of mixtures; matplotlib (in the extra ``plot``) is imported when one is drawn.
 
 Every function draws on ``ax``, or on axes of its own, and returns what it drew on. A mixture is a ``GMMParams``, a
 ``FitResult`` or an estimator of ``jaxgmm.sklearn``. Features that are not drawn are integrated out: the marginal of a Gaussian
@@ -46,8 +46,8 @@ def plot_fit(mixture: Any, X: Any, ax: Any = None, *, names: Sequence[str] | Non
     """The samples with the fitted components: ``plot_histogram``, ``plot_clusters`` or ``plot_pairs``, as D is 1, 2 or more.
 
     Args:
-      mixture: of D features.
-      X: (N, D) samples.
+      mixture: a ``GMMParams``, a ``FitResult`` or a fitted estimator.
+      X: (N, D) samples, in the units of the mixture.
       ax: axes, or for D > 2 an array of them as ``plot_pairs`` takes it.
       names: (D,) the features' names, with units.
 
@@ -55,7 +55,7 @@ def plot_fit(mixture: Any, X: Any, ax: Any = None, *, names: Sequence[str] | Non
       ``ax``, or the axes that were made: one, or an array of them.
 
     Raises:
-      ValueError: ``mixture`` holds no mixture.
+      ValueError, IndexError: as the function that draws.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_fit
@@ -72,7 +72,9 @@ def plot_fit(mixture: Any, X: Any, ax: Any = None, *, names: Sequence[str] | Non
 def plot_histogram(
     mixture: Any, X: Any, ax: Axes | None = None, *, feature: int = 0, names: Sequence[str] | None = None
 ) -> Axes:
-    """A histogram of one feature, the density of the mixture over it, eq. (1), and its weighted components.
+    """A histogram of one feature d, the density of the mixture over it, eq. (1), and its weighted components.
+
+    Curves are pi_k N(x_d | mu_kd, Sigma_kdd) and their sum, per unit of the feature.
 
     Args:
       mixture: a ``GMMParams``, a ``FitResult`` or a fitted estimator.
@@ -85,7 +87,8 @@ def plot_histogram(
       ``ax``, or the axes that were made.
 
     Raises:
-      ValueError: ``mixture`` holds no mixture.
+      ValueError: ``mixture`` holds no mixture, or a batch; it has no such feature; ``names`` are not D.
+      IndexError: X has no such column.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_histogram
@@ -110,21 +113,24 @@ def plot_clusters(
     levels: Sequence[float] = LEVELS,
     names: Sequence[str] | None = None,
 ) -> Axes:
-    """Samples in the colour of the component with the largest responsibility, and ellipses.
+    """Samples in the colour of the component with the largest responsibility, eq. (5), and ellipses.
+
+    An ellipse that holds a share s of a component is (x - mu_k)^T Sigma_k^-1 (x - mu_k) = -2 ln(1 - s), in the two features.
 
     Args:
-      mixture: of two features or more.
-      X: (N, D) samples; of more than 20,000 some are drawn.
+      mixture: a ``GMMParams``, a ``FitResult`` or a fitted estimator, of two features or more.
+      X: (N, D) samples, in the units of the mixture; of more than 20,000 some are drawn.
       ax: axes.
       features: the two that are drawn.
-      levels: shares of a component's probability that its ellipses hold.
+      levels: shares s of a component's probability that its ellipses hold, from 0 to below 1.
       names: (D,) the features' names, with units.
 
     Returns:
       ``ax``, or the axes that were made.
 
     Raises:
-      ValueError: ``mixture`` holds no mixture.
+      ValueError: ``mixture`` holds no mixture, or a batch; ``features`` are not among its; X has another D; ``names`` are
+        not D.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_clusters
@@ -156,14 +162,15 @@ def plot_density(
       X: (N, D) samples, in the units of the mixture.
       ax: axes.
       features: the two that are drawn.
-      levels: shares of a component's probability that its ellipses hold.
+      levels: as ``plot_clusters``.
       names: (D,) the features' names, with units.
 
     Returns:
       ``ax``, or the axes that were made.
 
     Raises:
-      ValueError: ``mixture`` holds no mixture.
+      ValueError: ``mixture`` holds no mixture, or a batch; ``features`` are not among its; ``names`` are not D.
+      IndexError: X has no such columns.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_density
@@ -209,7 +216,9 @@ def plot_uncertainty(
       ``ax``, or the axes that were made.
 
     Raises:
-      ValueError: ``mixture`` holds no mixture.
+      ValueError: as ``plot_clusters``.
+
+    Source: Fraley and Raftery (2002), Journal of the American Statistical Association 97, as mclust.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_uncertainty
@@ -247,7 +256,7 @@ def plot_responsibilities(mixture: Any, X: Any, ax: Axes | None = None) -> Axes:
       ``ax``, or the axes that were made.
 
     Raises:
-      ValueError: ``mixture`` holds no mixture.
+      ValueError: ``mixture`` holds no mixture, or a batch; X has another D.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_responsibilities
@@ -274,8 +283,8 @@ def plot_pairs(
     """Every pair of the first six features as ``plot_clusters``, each of them as ``plot_histogram`` on the diagonal.
 
     Args:
-      mixture: of two features or more.
-      X: (N, D) samples.
+      mixture: a ``GMMParams``, a ``FitResult`` or a fitted estimator.
+      X: (N, D) samples, in the units of the mixture.
       ax: (P, P) axes, P the number of features that are drawn; those above the diagonal are hidden.
       levels: as ``plot_clusters``.
       names: (D,) the features' names, with units.
@@ -284,7 +293,7 @@ def plot_pairs(
       ``ax``, or the (P, P) axes that were made.
 
     Raises:
-      ValueError: ``mixture`` holds no mixture.
+      ValueError: ``mixture`` holds no mixture, or a batch; X has another D; ``names`` are not D.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_pairs
@@ -325,10 +334,15 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
     Args:
       sweep: what ``jaxgmm.sweep`` returns.
       ax: axes.
-      criterion: "bic", "aic", "icl", smaller is better, or "log_likelihood".
+      criterion: "bic", "aic", "icl", in nats times two, smaller is better, or "log_likelihood", in nats.
 
     Returns:
       ``ax``, or the axes that were made.
+
+    Raises:
+      AttributeError: a criterion of another name.
+
+    Source: see ``jaxgmm.aic``, ``jaxgmm.bic`` and ``jaxgmm.icl``.
 
     >>> import jax, jaxgmm
     >>> from jaxgmm.plotting import plot_criterion
@@ -360,16 +374,20 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
 def plot_trace(result: FitResult, ax: Axes | None = None, *, total_weight: float | int = 1) -> Axes:
     """How far below the end that won each restart is after each pass, down to rounding; the one that won is drawn thick.
 
+    Restart r after pass t is drawn at (L_best - L_r(t)) / ``total_weight``, L_best the highest in the trace of the one
+    that won.
+
     Args:
       result: of a ``fit`` with ``trace`` at least as long as its passes.
       ax: axes.
-      total_weight: what log-likelihoods are divided by, such as the number of samples.
+      total_weight: what log-likelihoods, in nats, are divided by, such as the number of samples.
 
     Returns:
       ``ax``, or the axes that were made.
 
     Raises:
       ValueError: the result has no trace.
+      TypeError: a batch of results.
 
     >>> import jax, jaxgmm
     >>> from jaxgmm.plotting import plot_trace
@@ -411,7 +429,7 @@ def plot_comparison(
     """Two mixtures of the same features: their densities for one feature, their ellipses for two, means sized by weight.
 
     Args:
-      first, second: mixtures, of the same D.
+      first, second: each a ``GMMParams``, a ``FitResult`` or a fitted estimator, of the same D and in the same units.
       ax: axes.
       labels: what they are called.
       features: one or two; None for the first one or two.
@@ -422,7 +440,8 @@ def plot_comparison(
       ``ax``, or the axes that were made.
 
     Raises:
-      ValueError: ``mixture`` holds no mixture.
+      ValueError: either holds no mixture, or a batch, or lacks one of ``features``; ``labels`` are not two; ``names`` are
+        not D.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_comparison

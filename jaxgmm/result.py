@@ -28,7 +28,7 @@ class FitResult(NamedTuple):
       log_likelihood: () of ``params``, a sum over samples, nats.
       n_iter: () int32, passes over X after the one that evaluated the start.
       status: () int32, see ``Status``.
-      trace: (T,) log-likelihood of the parameters held after each pass, the start first, NaN after the end.
+      trace: (T,) nats, log-likelihood of the parameters held after each pass, the start first, NaN after the end.
       lanes: every restart's end; ``lanes.status`` (R,) and so on.
 
     >>> import jax, jaxgmm
@@ -51,7 +51,15 @@ class FitResult(NamedTuple):
 
     @property
     def message(self) -> str:
-        """The status as a sentence that says what to do; of a batch, take one lane first."""
+        """The status as a sentence that says what to do.
+
+        Raises:
+          ValueError: a batch of results; take one first.
+
+        >>> import jax, jaxgmm
+        >>> jaxgmm.fit(jax.random.key(0), [[0.0], [0.2], [9.0]], 1, max_iter=0, n_restarts=1).message.split(".")[0]
+        'not converged after 0 iterations'
+        """
         if self.status.ndim:
             raise ValueError(
                 f"this is a batch of {self.status.shape} results; take one with jax.tree.map(lambda x: x[i], result)."

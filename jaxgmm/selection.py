@@ -32,8 +32,8 @@ class Sweep(NamedTuple):
       covariance_type: (G,) names of the structures.
       n_components: (G,) K.
       log_likelihood: (G,) eq. (6), nats.
-      n_free_parameters: (G,) free parameters of the mixture.
-      aic, bic, icl: (G,) criteria, smaller is better.
+      n_free_parameters: (G,) see the function.
+      aic, bic, icl: (G,) criteria, nats times two, smaller is better; see the functions.
       status: (G,) see ``Status``.
       results: the G fits, of NumPy arrays.
       best: the place of the fit with the lowest criterion among those that ended finite and not degenerate.
@@ -86,8 +86,8 @@ def sweep(
 
     Args:
       key: random key; see ``fit``.
-      X: (N, D) samples.
-      n_components: the numbers of components, or one.
+      X: (N, D) samples, in data units.
+      n_components: the numbers of components, or one; each at most once.
       covariance_type: a structure or several.
       criterion: "bic", "aic" or "icl", what ``best`` is chosen by.
       callback: called with a ``Progress`` of the fits of one structure after each round; structures take turns.
@@ -99,7 +99,11 @@ def sweep(
       A ``Sweep``: a table of the fits, and which is best.
 
     Raises:
-      ValueError: as ``fit``.
+      ValueError: as ``fit``; a number of components given twice, none, or no structure; a criterion of another name; a call
+        under a trace.
+      ImportError: ``progress`` without tqdm.
+
+    Source: see ``fit`` for the fits; ``aic``, ``bic`` and ``icl`` for the criteria.
 
     >>> import jax, jaxgmm
     >>> X = [[0.0], [0.1], [0.2], [0.4], [9.0], [9.1], [9.2], [9.4]]

@@ -59,18 +59,19 @@ class GaussianMixture(FittedMixture):
       n_init: starts, of which the likeliest is kept.
       init_params: "kmeans", "k-means++", "random" or "random_from_data"; see ``jaxgmm.initialise``.
       weights_init: (K,) weights to start from.
-      means_init: (K, D) means to start from.
-      precisions_init: inverse covariances to start from: (K, D, D) full, (D, D) tied, (K, D) diag, (K,) spherical.
+      means_init: (K, D) means to start from, data units.
+      precisions_init: inverse covariances to start from, per squared data unit: (K, D, D) full, (D, D) tied, (K, D) diag,
+        (K,) spherical.
       random_state: seed of the starts and of ``sample``. The same seed draws the starts of scikit-learn.
       warm_start: go on from the last fit.
       verbose: 1 says how far EM is, about once a second, 2 with the likelihood and the time.
       verbose_interval: at least so many iterations between two lines.
 
     Attributes:
-      weights_: (K,) pi_k.
+      weights_: (K,) pi_k, probabilities.
       means_: (K, D) mu_k, data units.
       covariances_: Sigma_k, squared data units, in the shape of ``precisions_init``.
-      precisions_: inverses of ``covariances_``.
+      precisions_: inverses of ``covariances_``, per squared data unit.
       precisions_cholesky_: upper triangular U_k with U_k U_k^T = Sigma_k^-1; square roots for diag and spherical.
       converged_: did the change fall below ``tol``?
       n_iter_: EM iterations of the start that won.
@@ -81,10 +82,9 @@ class GaussianMixture(FittedMixture):
       n_features_in_, feature_names_in_: as everywhere in scikit-learn.
 
     Raises:
-      ValueError: arguments outside their range, X that is not finite, fewer samples than components, covariances that
-        collapse in every start.
+      ValueError: see ``fit``; the constructor looks at nothing.
 
-    Source: scikit-learn 1.9, ``sklearn.mixture.GaussianMixture``.
+    Source: scikit-learn 1.9, ``sklearn.mixture.GaussianMixture``; for EM, see ``jaxgmm.fit_from``.
 
     >>> import numpy as np
     >>> from jaxgmm.sklearn import GaussianMixture
@@ -130,10 +130,10 @@ class GaussianMixture(FittedMixture):
         self.verbose_interval = verbose_interval
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> GaussianMixture:
-        """Fit by EM.
+        """Fit by EM: ``jaxgmm.e_step`` and ``jaxgmm.m_step`` by turns, as the class says.
 
         Args:
-          X: (N, D) samples: NumPy, pandas, polars, JAX.
+          X: (N, D) samples, in data units: NumPy, pandas, polars, JAX.
           y: not used.
           sample_weight: (N,) weights: zero is absent, whatever its row holds, two is seen twice.
 
@@ -141,7 +141,13 @@ class GaussianMixture(FittedMixture):
           The estimator.
 
         Raises:
-          ValueError: see the class.
+          ValueError: arguments outside their range; X that is not numeric, not finite in a row of positive weight, or of fewer
+            than two samples; fewer samples of positive weight than components; weights that are negative, not finite, all
+            zero, or beyond the range of float32; ``warm_start`` from another K, D or structure; squares of X that leave the
+            range of its dtype; covariances that collapse in every start.
+          TypeError: X is sparse.
+
+        Warns ``ConvergenceWarning`` where the start that won did not converge.
 
         >>> from jaxgmm.sklearn import GaussianMixture
         >>> gm = GaussianMixture(2, random_state=0).fit([[0.0], [0.2], [9.0], [9.2]], sample_weight=[1, 3, 1, 1])
@@ -215,7 +221,8 @@ class GaussianMixture(FittedMixture):
           A fitted estimator.
 
         Raises:
-          ValueError: ``params`` is no mixture.
+          ValueError: ``params`` is not one mixture, or a covariance has no inverse.
+          TypeError: arguments that the constructor does not know, or that ``params`` says.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
@@ -240,6 +247,9 @@ class GaussianMixture(FittedMixture):
 
         Returns:
           Ours, with copies of its attributes.
+
+        Raises:
+          TypeError: an estimator with arguments that ours does not know, such as ``BayesianGaussianMixture``.
 
         >>> from sklearn import mixture
         >>> from jaxgmm.sklearn import GaussianMixture

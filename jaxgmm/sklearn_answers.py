@@ -22,10 +22,10 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
     """Methods that follow from the fitted attributes alone; the estimator itself brings ``fit`` and ``to_sklearn``."""
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
-        """Fit, then the component of each sample.
+        """``fit``, then ``predict``, of the same samples.
 
         Args:
-          X: (N, D) samples.
+          X: (N, D) samples, in data units.
           y: not used.
           sample_weight: (N,) weights, ones without: zero is absent, two is seen twice.
 
@@ -33,7 +33,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
           (N,) labels from 0.
 
         Raises:
-          ValueError: as ``fit``.
+          ValueError, TypeError: as ``fit``.
 
         >>> from jaxgmm.sklearn import GaussianMixture
         >>> labels = GaussianMixture(2, random_state=0).fit_predict([[0.0], [0.1], [9.0], [9.1]])
@@ -43,7 +43,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return self.fit(X, y, sample_weight=sample_weight).predict(X)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The component with the largest responsibility.
+        """The component with the largest responsibility, argmax_k gamma(z_nk), eq. (5).
 
         Args:
           X: (N, D) samples, in the units of ``means_``.
@@ -53,6 +53,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
 
         Raises:
           ValueError: X is not numeric, not finite, or has another D or other feature names than the fit's.
+          TypeError: X is sparse.
           NotFittedError: before ``fit``.
 
         >>> import jaxgmm
@@ -64,17 +65,16 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return self._ask(density.predict, X).astype(np.int64)
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Responsibilities, eq. (5).
+        """Responsibilities, gamma(z_nk) by eq. (5); see ``jaxgmm.e_step``.
 
         Args:
           X: (N, D) samples, in the units of ``means_``.
 
         Returns:
-          (N, K), rows of sum one.
+          (N, K), probabilities, rows of sum one.
 
         Raises:
-          ValueError: X is not numeric, not finite, or has another D or other feature names than the fit's.
-          NotFittedError: before ``fit``.
+          ValueError, TypeError, NotFittedError: as ``predict``.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
@@ -91,11 +91,10 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
           X: (N, D) samples, in the units of ``means_``.
 
         Returns:
-          (N, K), rows of sum one; a DataFrame after ``set_output``.
+          (N, K), probabilities, rows of sum one; a DataFrame after ``set_output``.
 
         Raises:
-          ValueError: X is not numeric, not finite, or has another D or other feature names than the fit's.
-          NotFittedError: before ``fit``.
+          ValueError, TypeError, NotFittedError: as ``predict``.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
@@ -106,7 +105,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return self.predict_proba(X)
 
     def score_samples(self, X: Any) -> np.ndarray:
-        """ln p(x_n) of each sample, eq. (1).
+        """ln p(x_n) of each sample, eq. (1); see ``jaxgmm.log_prob``.
 
         Args:
           X: (N, D) samples, in the units of ``means_``.
@@ -115,8 +114,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
           (N,) nats.
 
         Raises:
-          ValueError: X is not numeric, not finite, or has another D or other feature names than the fit's.
-          NotFittedError: before ``fit``.
+          ValueError, TypeError, NotFittedError: as ``predict``.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
@@ -127,7 +125,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return self._ask(density.log_prob, X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """The mean log-likelihood of a sample, eq. (6) over the total weight.
+        """The mean log-likelihood of a sample, eq. (6) over the total weight: sum_n w_n ln p(x_n) / sum_n w_n.
 
         Args:
           X: (N, D) samples, in the units of ``means_``.
@@ -138,8 +136,8 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
           nats.
 
         Raises:
-          ValueError: X is not numeric, not finite, or has another D or other feature names than the fit's.
-          NotFittedError: before ``fit``.
+          ValueError, TypeError, NotFittedError: as ``predict``, rows of weight zero excepted.
+          ValueError: weights that are negative, not finite, all zero, or beyond the range of float32.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
@@ -156,7 +154,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return float(np.where(weight > 0, weight * log_px, 0).sum() / weight.sum())
 
     def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike's information criterion, 2 m - 2 L with m free parameters.
+        """Akaike's information criterion, 2 m - 2 L with m free parameters and log-likelihood L, eq. (6).
 
         Args:
           X: (N, D) samples, in the units of ``means_``.
@@ -166,8 +164,9 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
           nats times two; smaller is better.
 
         Raises:
-          ValueError: X is not numeric, not finite, or has another D or other feature names than the fit's.
-          NotFittedError: before ``fit``.
+          ValueError, TypeError, NotFittedError: as ``score``.
+
+        Source: see ``jaxgmm.aic``.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
@@ -188,8 +187,9 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
           nats times two; smaller is better.
 
         Raises:
-          ValueError: X is not numeric, not finite, or has another D or other feature names than the fit's.
-          NotFittedError: before ``fit``.
+          ValueError, TypeError, NotFittedError: as ``score``.
+
+        Source: see ``jaxgmm.bic``.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
@@ -201,13 +201,13 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return self._n_parameters() * math.log(total) - 2 * self.score(X, sample_weight=sample_weight) * total
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Draw from the mixture.
+        """Draw from the mixture, seeded by ``random_state``: a component k with probability pi_k, then from N(mu_k, Sigma_k).
 
         Args:
           n_samples: how many.
 
         Returns:
-          Samples (n, D) float64, component by component, and the component of each (n,).
+          Samples (n, D) float64, data units, component by component, and the component of each (n,).
 
         Raises:
           ValueError: ``n_samples`` below one.
@@ -228,7 +228,10 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         """The mixture as the core knows it: a ``GMMParams`` of NumPy arrays.
 
         Returns:
-          weights (K,), means (K, D), and covariances as the structure stores them, in squared data units.
+          weights (K,), probabilities; means (K, D), data units; covariances as the structure stores them, squared data units.
+
+        Raises:
+          NotFittedError: before ``fit``.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture

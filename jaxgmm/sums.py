@@ -19,13 +19,13 @@ class Statistics:
     Both sides of ``+`` must come from the same mixture: the moments are taken about its means.
 
     Attributes:
-      weight: () total sample weight; N without weights.
-      count: (K,) N_k = sum_n gamma(z_nk).
-      first: (K, D) sum_n gamma(z_nk) (x_n - mu_k), data units.
-      second: sum_n gamma(z_nk) (x_n - mu_k)(x_n - mu_k)^T, squared data units, as much of it as the structure needs:
+      weight: () total sample weight, sum_n w_n; N without weights.
+      count: (K,) N_k = sum_n w_n gamma(z_nk), in samples.
+      first: (K, D) sum_n w_n gamma(z_nk) (x_n - mu_k), data units.
+      second: sum_n w_n gamma(z_nk) (x_n - mu_k)(x_n - mu_k)^T, squared data units, as much of it as the structure needs:
         (K, D, D) full, (D, D) tied, (K, D) diag and spherical.
       log_likelihood: () eq. (6), nats. Zero where responsibilities were given instead of computed.
-      lost: () what rounding lost in ``log_likelihood``: the gain of a step is smaller than one rounding of the sum.
+      lost: () nats that rounding lost in ``log_likelihood``: the gain of a step is smaller than one rounding of the sum.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
