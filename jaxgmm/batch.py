@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from jaxgmm.clusters import Clusters
 from jaxgmm.initial import CLUSTERINGS, first_clusters, first_mixture
 from jaxgmm.lanes import Added, Lane, Samples
 from jaxgmm.loop import Status
-from jaxgmm.params import GMMParams, mixture_centre
+from jaxgmm.params import GMMParams, best_centre, digits_needed, mixture_centre
 from jaxgmm.result import FitResult
 from jaxgmm.structures import Structure
 
@@ -181,9 +181,9 @@ def _evaluated(
     def evaluate(samples: Samples, params: GMMParams, n_used: Array | None) -> Lane:
         return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used)
 
-    if data.owner is None:  # the median over the components of all lanes
-        flat = replace(starts, weights=starts.weights.reshape(-1), means=starts.means.reshape(-1, starts.means.shape[-1]))
-        centre = mixture_centre(flat)
+    if data.owner is None:  # that of the components of all lanes
+        flat = (array.reshape(-1, array.shape[-1]) for array in (starts.means, jax.vmap(digits_needed)(starts)))
+        centre = best_centre(*flat)
     else:
         centre = jax.vmap(mixture_centre)(starts)
 

@@ -278,8 +278,9 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     known = list(choices)
     if isinstance(value, str) and value in known:
         return value
-    near = difflib.get_close_matches(str(value).lower(), known, n=1, cutoff=0.0)[0]
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}. Did you mean {near!r}?")
+    near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.4) if isinstance(value, str) else []
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.{hint}")
 
 
 def check_key(key: Any) -> jax.Array:

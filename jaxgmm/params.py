@@ -117,11 +117,26 @@ def moved(params: GMMParams, offset: Float[Array, " D"]) -> GMMParams:
 
 
 def mixture_centre(params: GMMParams) -> Float[Array, " D"]:
-    """The median of mu_k by pi_k, feature by feature, or the origin where that is not finite.
+    """What to subtract from samples so that those of every component keep their digits: see ``best_centre``."""
+    return best_centre(params.means, digits_needed(params))
 
-    What is near it keeps its digits: a mean would follow the component of a single far outlier.
+
+def digits_needed(params: GMMParams) -> Float[Array, "K D"]:
+    """pi_k / sd_k: samples of component k that are moved by a length lose so many roundings of it, relative to their spread.
+
+    No spread counts as less than one rounding of the mean, which is all that samples there can resolve.
     """
-    centre = weighted_quantile(params.means, jnp.broadcast_to(params.weights[:, None], params.means.shape), 0.5)
+    spread = jnp.sqrt(params.structure.variances(params.cov, params.n_components, params.n_features))
+    spread = jnp.maximum(spread, jnp.finfo(spread.dtype).eps * jnp.abs(params.means))
+    return params.weights[:, None] / jnp.where(spread > 0, spread, jnp.inf)
+
+
+def best_centre(means: Float[Array, "K D"], need: Float[Array, "K D"]) -> Float[Array, " D"]:
+    """The point c that minimises sum_k need_k |mu_k - c|, a median, feature by feature; the origin where that is not finite.
+
+    A mean would follow the component of a single far outlier.
+    """
+    centre = weighted_quantile(means, need, 0.5)
     return jnp.where(jnp.isfinite(centre), centre, 0)
 
 

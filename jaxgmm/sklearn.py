@@ -6,7 +6,9 @@ x64 flag, which is left as it was.
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -20,7 +22,7 @@ from sklearn import mixture
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_array, check_random_state
 
-from jaxgmm import batch, checks, lanes
+from jaxgmm import batch, checks, lanes, sklearn_door
 from jaxgmm.batch import Batch, Data, Plan
 from jaxgmm.fitting import admit, check_options, run_parts
 from jaxgmm.initial import METHODS
@@ -161,24 +163,27 @@ class GaussianMixture(FittedMixture):
             )
         structure = self._structure()
         self._check_arguments()
+        unit = sklearn_door.unit(X, sample_weight, vanishing=self.reg_covar > 0)
         given = self._given(structure, X.shape[1], X.dtype)
+        given |= _in_unit(given, unit)
         passes = max(self.max_iter - 1, 0)  # an iteration of scikit-learn ends with the M-step, ours with the E-step
         settled = False
         if warm := self.warm_start and hasattr(self, "converged_"):
-            held = self.params_
+            held = replace(self.params_, **_in_unit(vars(self.params_), unit))
             if (held.structure, *held.means.shape) != (structure, self.n_components, X.shape[1]):
                 raise ValueError(
                     f"warm_start goes on with {held.n_components} {held.structure.name} components in {held.n_features} "
                     f"features; now {self.n_components} {structure.name} ones in {X.shape[1]} are asked for. Fit a clone."
                 )
-            settled = abs(self.score(X, sample_weight=sample_weight) - self.lower_bound_) < self.tol
+            settled = abs(self._mean_log_px(X, sample_weight) - self.lower_bound_) < self.tol
             passes = 0 if settled else passes
 
         talk = Talk(self.verbose, self.verbose_interval)
+        X = X if unit == 1 else X / X.dtype.type(unit)
         with in_precision(X.dtype):
             data, _ = admit(*in_padded(X, sample_weight), vanishing=self.reg_covar > 0)
             _, tol, limit, _, _ = check_options(data.X, self.tol, passes, None, None, 0)
-            added = Added(jnp.asarray(self.reg_covar, X.dtype))
+            added = Added(jnp.asarray(self.reg_covar / unit**2, X.dtype))
             starts = [held] if warm else self._starts(X, sample_weight, data, given, added)
             n_theirs, n_lanes = min(self.n_init, len(starts)), len(starts)
             trace = 1 << (min(max(self.max_iter, SHORTEST_TRACE), LONGEST_TRACE) - 1).bit_length()
@@ -195,10 +200,11 @@ class GaussianMixture(FittedMixture):
         if end.status == Status.NONFINITE:
             raise ValueError(COLLAPSED)
         total = len(X) if sample_weight is None else sample_weight.sum(dtype=np.float64)
-        bounds = (end.trace.astype(np.float64) / total)[: end.n_iter + 1].tolist()
+        volume = X.shape[1] * math.log(unit)
+        bounds = (end.trace.astype(np.float64) / total - volume)[: end.n_iter + 1].tolist()
         if end.n_iter + 1 > len(bounds):  # a run longer than the record
-            bounds[-1] = float(end.log_likelihood) / float(total)
-        self._keep(end.params)
+            bounds[-1] = float(end.log_likelihood) / float(total) - volume
+        self._keep(replace(end.params, **_in_unit(vars(end.params), 1 / unit)))
         self.converged_ = self.max_iter > 0 and (settled or bool(converged))
         self.n_iter_ = int(end.n_iter) + 1 if self.max_iter else 0
         self.lower_bounds_ = bounds if self.max_iter else []
@@ -277,7 +283,8 @@ class GaussianMixture(FittedMixture):
         >>> GaussianMixture.from_params(params).to_sklearn().predict([[-3.0], [2.0]]).tolist()
         [0, 1]
         """
-        made = mixture.GaussianMixture(**self.get_params(deep=False))
+        made = mixture.GaussianMixture()
+        made.set_params(**{name: getattr(self, name) for name in made.get_params()})  # a class derived from ours may have more
         for name, value in vars(self).items():
             if name.endswith("_") and not name.startswith("_") and name != "status_":
                 setattr(made, name, deepcopy(value))
@@ -291,7 +298,9 @@ class GaussianMixture(FittedMixture):
         for name, least in (("max_iter", 0), ("n_init", 1), ("verbose_interval", 1)):
             checks.check_int(name, getattr(self, name), least)
         checks.check_nonnegative("reg_covar", self.reg_covar)
-        checks.check_nonnegative("verbose", self.verbose)
+        checks.check_nonnegative("verbose", int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose)
+        if not isinstance(self.warm_start, (bool, np.bool_)):
+            raise ValueError(f"warm_start must be True or False; got {self.warm_start!r}.")
         checks.check_choice("init_params", self.init_params, METHODS)
 
     def _given(self, structure: Structure, n_features: int, dtype: np.dtype) -> dict[str, np.ndarray]:
@@ -304,7 +313,7 @@ class GaussianMixture(FittedMixture):
             ("cov", f"{structure.name} precision", self.precisions_init, shape),
         ):
             if value is not None:
-                array = check_array(value, dtype=FLOATS, ensure_2d=False, allow_nd=True)
+                array = check_array(np.atleast_1d(value), dtype=FLOATS, ensure_2d=False, allow_nd=True, input_name=name)
                 if array.shape != expected:
                     raise ValueError(f"The parameter '{name}' should have the shape of {expected}, but got {array.shape}")
                 found[field] = array
@@ -341,8 +350,20 @@ class GaussianMixture(FittedMixture):
         # Copies: what JAX hands out cannot be written to.
         self.weights_, self.means_, self.covariances_ = map(np.array, (params.weights, params.means, params.cov))
         self._fitted_structure = params.structure
-        self.precisions_cholesky_ = precisions_cholesky(self.covariances_, params.structure)
+        self.precisions_cholesky_ = self._fitted_cholesky = precisions_cholesky(self.covariances_, params.structure)
         self.precisions_ = squared(self.precisions_cholesky_, params.structure)
+
+
+def _in_unit(parts: Mapping[str, Any], unit: float) -> dict[str, Any]:
+    """What of a mixture depends on the unit of X, in samples divided by ``unit``."""
+    powers = {"means": 1, "cov": 2}
+    return {name: parts[name] if unit == 1 else _divided(parts[name], unit, powers[name]) for name in powers if name in parts}
+
+
+def _divided(array: np.ndarray, unit: float, times: int) -> np.ndarray:
+    for _ in range(times):  # the square of the unit may leave the range of the dtype
+        array = array / array.dtype.type(unit)
+    return array
 
 
 @partial(jax.jit, static_argnames="stepped")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import jax
@@ -40,7 +41,9 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         >>> bool(labels[0] == labels[1] != labels[2] == labels[3])
         True
         """
-        return self.fit(X, y, sample_weight=sample_weight).predict(X)
+        # A class derived from this one may know a fit without weights.
+        weighted = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return self.fit(X, y, **weighted).predict(X)
 
     def predict(self, X: Any) -> np.ndarray:
         """The component with the largest responsibility, argmax_k gamma(z_nk), eq. (5).
@@ -146,7 +149,9 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         -1.419
         """
         check_is_fitted(self)
-        X, weight = weighted_samples(self, X, sample_weight, reset=False)
+        return self._mean_log_px(*weighted_samples(self, X, sample_weight, reset=False))
+
+    def _mean_log_px(self, X: np.ndarray, weight: np.ndarray | None) -> float:
         log_px = self._told(density.log_prob, X)
         if weight is None:
             return float(log_px.mean())
@@ -174,7 +179,8 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         >>> round(gm.aic([[0.0]]), 3)
         12.838
         """
-        return 2 * self._n_parameters() - 2 * self.score(X, sample_weight=sample_weight) * _total(X, sample_weight)
+        mean = self.score(X, sample_weight=sample_weight)
+        return 2 * self._n_parameters() - 2 * mean * _total(X, sample_weight)
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """The Bayesian information criterion, m ln n - 2 L, n the total weight.
@@ -197,8 +203,9 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         >>> round(gm.bic([[0.0], [0.0]]), 3)
         9.141
         """
+        mean = self.score(X, sample_weight=sample_weight)
         total = _total(X, sample_weight)
-        return self._n_parameters() * math.log(total) - 2 * self.score(X, sample_weight=sample_weight) * total
+        return self._n_parameters() * math.log(total) - 2 * mean * total
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the mixture, seeded by ``random_state``: a component k with probability pi_k, then from N(mu_k, Sigma_k).
@@ -241,10 +248,13 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         """
         check_is_fitted(self, ("weights_", "means_"))
         structure = getattr(self, "_fitted_structure", None) or self._structure()
-        cov: Any = getattr(self, "covariances_", None)
-        if cov is None:  # made by hand from what scikit-learn predicts with
-            cov = inverted(squared(self.precisions_cholesky_, structure), structure)
-        weights, means = (getattr(self, name) for name in ("weights_", "means_"))
+        upper = getattr(self, "precisions_cholesky_", None)
+        if upper is None or (upper is getattr(self, "_fitted_cholesky", upper) and hasattr(self, "covariances_")):
+            cov: Any = self.covariances_
+        else:  # made or changed by hand: scikit-learn predicts with the precisions
+            cov = inverted(squared(np.asarray(upper), structure), structure)
+        held: Any = map(np.asarray, (self.weights_, self.means_, cov))  # set by hand they may be lists
+        weights, means, cov = held
         return GMMParams(weights, means, cov, structure)
 
     def _ask(self, function: Any, X: Any) -> np.ndarray:
@@ -253,9 +263,10 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return self._told(function, samples(self, X, reset=False))
 
     def _told(self, function: Any, X: np.ndarray) -> np.ndarray:
-        X = X.astype(np.result_type(X, self.means_), copy=False)
+        params = self.params_
+        X = X.astype(np.result_type(X, params.means), copy=False)
         with in_precision(X.dtype):
-            return np.array(function(self.params_, in_rows(X, padded(len(X)))))[: len(X)]
+            return np.array(function(params, in_rows(X, padded(len(X)))))[: len(X)]
 
     def _n_parameters(self) -> int:
         return n_free_parameters(self.params_)
@@ -265,9 +276,11 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return len(self.weights_)
 
 
-def in_precision(dtype: np.dtype) -> AbstractContextManager[Any]:
-    """Where JAX computes in this dtype."""
-    return jax.enable_x64(True) if dtype == np.float64 else nullcontext()
+@contextmanager
+def in_precision(dtype: np.dtype) -> Iterator[None]:
+    """Where JAX computes in this dtype, and where NaN is a number like any other: it marks what is absent."""
+    with jax.debug_nans(False), jax.enable_x64(True) if dtype == np.float64 else nullcontext():
+        yield
 
 
 def _total(X: Any, sample_weight: Any) -> float:

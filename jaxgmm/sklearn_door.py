@@ -15,7 +15,8 @@ FLOATS = (np.float64, np.float32)
 
 def samples(estimator: Any, X: Any, **options: Any) -> np.ndarray:
     """X as an (N, D) array of float64 or float32, the first call setting the feature names that later ones must meet."""
-    kinds = [str(dtype).lower() for dtype in getattr(X, "dtypes", [getattr(X, "dtype", "")])]
+    table = hasattr(X, "columns") and not hasattr(X, "collect")  # a lazy table warns when it is asked, and is refused below
+    kinds = [str(dtype).lower() for dtype in (X.dtypes if table else [getattr(X, "dtype", "")])]
     times = [kind for kind in kinds if kind.startswith(("date", "time", "duration"))]
     if times:
         raise ValueError(f"X must hold numbers; got dtype {times[0]}. Take differences of times in a unit of your choice.")
@@ -32,3 +33,21 @@ def weighted_samples(estimator: Any, X: Any, sample_weight: Any, **options: Any)
     assert_all_finite(X[present], input_name="X")
     # scikit-learn's k-means looks at rows of weight zero, too.
     return X if np.isfinite(X).all() else np.where(present[:, None], X, X[present][0]), weight
+
+
+def unit(X: np.ndarray, weight: np.ndarray | None, vanishing: bool) -> float:
+    """What to divide samples by so that sums of squares stay inside the dtype: 1, or a power of two, which rounds nothing.
+
+    Squares that may be ``vanishing`` beside what is added to variances are not asked to be more than zero.
+    """
+    present = X if weight is None else X[weight > 0]
+    limits = np.finfo(X.dtype)
+    with np.errstate(over="ignore"):
+        spread = float(np.max(present.max(axis=0).astype(np.longdouble) - present.min(axis=0)))
+    limit, largest = np.sqrt(float(limits.max)), np.sqrt(float(limits.max) / X.size) / 4
+    least, smallest = 64 * np.sqrt(float(limits.tiny)), np.sqrt(float(limits.tiny) / float(limits.eps))
+    if largest < spread < limit:
+        return float(2.0 ** np.ceil(np.log2(spread / largest)))
+    if least < spread < smallest and not vanishing:
+        return float(2.0 ** np.ceil(np.log2(spread)))
+    return 1.0  # beyond, variances themselves leave the dtype: that is refused in words

@@ -101,10 +101,9 @@ def require(table: pl.DataFrame, names: list[str], what: str) -> list[str]:
     """``names``, each a numeric column of the table."""
     for name in names:
         if name not in table.columns:
-            near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.0)[0]
-            raise BadInput(
-                f"there is no column {name!r}, which {what}. Did you mean {near!r}? Columns: {', '.join(table.columns)}."
-            )
+            near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise BadInput(f"there is no column {name!r}, which {what}.{hint} Columns: {', '.join(table.columns)}.")
         if not _is_numeric(table, name):
             raise BadInput(f"column {name!r} is not numeric ({table.schema[name]}). Convert it, or leave it out.")
     return names

@@ -279,3 +279,61 @@ def test_a_fit_that_goes_on_is_one_fit():
     for attribute in ATTRIBUTES[:-1]:
         np.testing.assert_allclose(getattr(whole, attribute), getattr(cut, attribute), rtol=1e-9, atol=1e-12)
     assert whole.lower_bounds_[3:] == pytest.approx(cut.lower_bounds_, rel=1e-12)
+
+
+@pytest.mark.parametrize(("dtype", "far"), [(np.float32, 1e8), (np.float64, 1e17)])
+def test_most_samples_far_away_do_not_take_the_digits_of_the_others(dtype, far):
+    noise = np.random.default_rng(0).normal(size=(60, 1))
+    X = np.where(np.arange(60)[:, None] < 36, far * (1 + 1e-3 * noise), noise).astype(dtype)
+    gm = GaussianMixture(2, covariance_type="diag", random_state=0).fit(X)
+    near = np.argmin(np.abs(gm.means_[:, 0]))
+    np.testing.assert_allclose(gm.means_[near], noise[36:].mean(), rtol=1e-5)
+    np.testing.assert_allclose(gm.covariances_[near], noise[36:].var(), rtol=1e-4)
+    np.testing.assert_allclose(gm.score(X), gm.lower_bound_, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(2.0**60, np.float32), (2.0**-60, np.float32), (2.0**505, np.float64)])
+def test_squares_beyond_the_range_are_taken_in_another_unit(scale, dtype):
+    """By a power of two, so that nothing but the unit changes."""
+    X = random_samples(n=64, dtype=dtype)
+    base, scaled = (GaussianMixture(2, reg_covar=0, random_state=0).fit(data) for data in (X, X * dtype(scale)))
+    np.testing.assert_allclose(scaled.means_ / dtype(scale), base.means_, rtol=1e-5)
+    np.testing.assert_allclose(scaled.covariances_ / dtype(scale) / dtype(scale), base.covariances_, rtol=1e-4)
+    np.testing.assert_allclose(scaled.lower_bound_, base.lower_bound_ - 2 * np.log(scale), rtol=1e-6)
+
+
+def test_a_class_derived_from_it_may_know_no_weights_and_more_arguments():
+    class Derived(GaussianMixture):
+        def __init__(self, n_components=2, random_state=0, more=1):
+            super().__init__(n_components, random_state=random_state)
+            self.more = more
+
+        def fit(self, X, y=None):
+            return super().fit(X, y)
+
+    gm = Derived()
+    assert gm.fit_predict(random_samples()).shape == (len(random_samples()),)
+    assert gm.sample(3)[0].shape == (3, 2)
+
+
+def test_what_is_set_by_hand_counts():
+    X = random_samples()
+    gm = GaussianMixture(2, random_state=0).fit(X)
+    theirs = gm.to_sklearn()
+    for estimator in (gm, theirs):
+        estimator.precisions_cholesky_ = estimator.precisions_cholesky_ / 2
+    gm.weights_, gm.means_ = gm.weights_.tolist(), gm.means_.tolist()
+    np.testing.assert_allclose(gm.score(X), theirs.score(X))
+
+
+def test_a_table_goes_on_warm_without_a_word():
+    frame = pd.DataFrame(random_samples(), columns=["a", "b"])
+    gm = GaussianMixture(2, random_state=0, warm_start=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        gm.fit(frame).fit(frame)
+
+
+def test_not_a_number_is_no_error_under_debug_nans():
+    with jax.debug_nans(True):
+        assert np.isfinite(GaussianMixture(2, random_state=0).fit(random_samples()).lower_bound_)

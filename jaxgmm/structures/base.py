@@ -68,6 +68,10 @@ class Structure(abc.ABC):
         """The covariances as full matrices."""
 
     @abc.abstractmethod
+    def variances(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D"]:
+        """The diagonals of the covariances: the variance of each feature."""
+
+    @abc.abstractmethod
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         """The member nearest to full matrices, as ``estimate`` would take it from their samples."""
 
@@ -153,10 +157,12 @@ class Structure(abc.ABC):
 class Dense(Structure):
     """Covariances stored as matrices: (K, D, D), or (D, D) where they are shared."""
 
+    def variances(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D"]:
+        return jnp.broadcast_to(jnp.diagonal(cov, axis1=-2, axis2=-1), (n_components, n_features))
+
     def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        shape = (*means.shape, means.shape[1])
-        factor, cov = jnp.broadcast_to(factor, shape), jnp.broadcast_to(cov, shape)
-        spread = jnp.sqrt(jnp.diagonal(cov, axis1=-2, axis2=-1) + means * means)
+        factor = jnp.broadcast_to(factor, (*means.shape, means.shape[1]))
+        spread = jnp.sqrt(self.variances(cov, *means.shape) + means * means)
         terms = spread[:, :, None] * contract("kli,klj->kij", factor, factor) * spread[:, None, :]
         white = contract("kij,kj->ki", factor, means)
         quadratic = jnp.sum(1 + white * white, axis=-1) + jnp.sqrt(jnp.sum(terms * terms, axis=(-2, -1)))
@@ -187,6 +193,9 @@ class Dense(Structure):
 
 class Diagonal(Structure):
     """Covariances without correlation, stored as variances."""
+
+    def variances(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D"]:
+        return jnp.broadcast_to(_by_feature(cov), (n_components, n_features))
 
     def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
         return _by_feature(factor)[:, :, None] * diff
