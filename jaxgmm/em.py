@@ -273,13 +273,18 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
     checks.check_params(params)
     covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
     params = cast(params, stats.first.dtype)
+    floor = None if covariance_floor is None else absolute_floor(params, stats, covariance_floor)
+    return maximised(params, stats, floor)
+
+
+@partial(jax.jit, static_argnames="once")
+def maximised(params: GMMParams, stats: Statistics, floor: Float[Array, " D"] | None, *, once: bool = False) -> GMMParams:
+    """``maximise`` without the door, inside an absolute bound; ``once`` is that of ``Structure.estimate``."""
     structure, count = params.structure, stats.count
     shift = divide_or_keep(stats.first, count, jnp.zeros_like(stats.first))
     means = params.means + shift  # eq. (7): the mean of x is the mean of x - mu, moved
     scatter = structure.recentre(count, shift, stats.second)
-    cov = structure.estimate(count, scatter, params.cov)  # eq. (8) within the family
-    if covariance_floor is not None:
-        cov = structure.floored(cov, absolute_floor(params, stats, covariance_floor))
+    cov = structure.estimate(count, scatter, params.cov, floor, once)  # eq. (8) within the family
     return GMMParams(count / jnp.sum(count), means, cov, structure)  # eqs. (10), (11): lambda = N
 
 

@@ -27,7 +27,7 @@ from jax.scipy.sparse.linalg import gmres
 
 from jaxgmm import em, lanes
 from jaxgmm.lanes import Samples
-from jaxgmm.numerics import divide_or_keep, varying_axes
+from jaxgmm.numerics import divide_or_keep, is_present, varying_axes
 from jaxgmm.params import GMMParams, from_free, mixture_centre, moved, to_free
 from jaxgmm.result import FitResult
 
@@ -124,11 +124,13 @@ def parameters_adjoint(problem: Problem, result: FitResult, cotangent: FitResult
         params = from_free(free, unit)
         sums = lanes.expect(params, Samples(X, sample_weight, centre), safest=True)
         # A component without weight is where the start left it: it follows nothing.
-        resting = replace(params, cov=lax.stop_gradient(params.cov))
-        new = em.maximise(resting, sums)
+        resting = lax.stop_gradient(params.cov)
+        if params.structure.by_component:
+            moving = is_present(sums.count).reshape(-1, *(1 for _ in resting.shape[1:]))
+            resting = jnp.where(moving, params.cov, resting)
+        new = em.maximised(replace(params, cov=resting), sums, floor, once=True)
         means = divide_or_keep(sums.count[:, None] * new.means, sums.count, lax.stop_gradient(params.means))
-        cov = params.structure.floored(new.cov, floor, always=True)
-        return to_free(replace(new, means=means, cov=cov), unit), sums.log_likelihood
+        return to_free(replace(new, means=means), unit), sums.log_likelihood
 
     def of_data(start: GMMParams, X: Array, sample_weight: Array | None, covariance_floor: Array) -> tuple[GMMParams, Array]:
         return turn(free, setting(start, X, sample_weight, covariance_floor).floor, X, sample_weight)

@@ -123,18 +123,22 @@ def apply_if(wanted: Bool[Array, ""], function: Callable[[T], T], operand: T) ->
     return lax.while_loop(lambda carry: carry[0], turn, (wanted, operand))[1]
 
 
+def is_present(count: Float[Array, " K"]) -> Bool[Array, " K"]:
+    """Which components have weight.
+
+    Without weight means below ten roundings of the total: a smaller count is the tail of other components' samples, and
+    ``finfo.tiny`` as the bound would let a quotient overflow.
+    """
+    return count > 10 * jnp.finfo(count.dtype).eps * jnp.sum(count)
+
+
 def divide_or_keep(
     sums: Float[Array, "K ..."], count: Float[Array, " K"], previous: Float[Array, "K ..."]
 ) -> Float[Array, "K ..."]:
-    """``sums / count`` per component; a component without weight keeps ``previous``.
-
-    Without weight means below ten roundings of the total: a smaller count is the tail of other components' samples, and
-    ``finfo.tiny`` as the bound would let the quotient overflow.
-    """
-    least = 10 * jnp.finfo(count.dtype).eps * jnp.sum(count)
-    trailing = tuple(range(1, sums.ndim))
-    divisor = jnp.expand_dims(jnp.where(count > least, count, jnp.ones_like(count)), trailing)
-    return jnp.where(jnp.expand_dims(count > least, trailing), sums / divisor, previous)
+    """``sums / count`` per component; a component without weight keeps ``previous``."""
+    present, trailing = is_present(count), tuple(range(1, sums.ndim))
+    divisor = jnp.expand_dims(jnp.where(present, count, jnp.ones_like(count)), trailing)
+    return jnp.where(jnp.expand_dims(present, trailing), sums / divisor, previous)
 
 
 def weighted_quantile(values: Float[Array, "K D"], weight: Float[Array, "K D"], share: float) -> Float[Array, " D"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -92,7 +93,12 @@ class GMMParams:
         dtype = float_dtype(mu)
         w, mu, sigma = (jnp.asarray(a).astype(dtype) for a in arrays)
         w = w / jnp.sum(w)
-        return GMMParams(w, mu, structure.from_dense(w, sigma), structure)
+        return GMMParams(w, mu, _from_dense(structure, w, sigma), structure)
+
+
+@partial(jax.jit, static_argnums=0)
+def _from_dense(structure: Structure, weights: Array, dense: Array) -> Array:
+    return structure.from_dense(weights, dense)
 
 
 def _check_moments(weights: np.ndarray, means: np.ndarray, covariances: np.ndarray) -> None:
@@ -192,5 +198,5 @@ def to_free(params: GMMParams, unit: Float[Array, " D"]) -> GMMParams:
 
 def from_free(free: GMMParams, unit: Float[Array, " D"]) -> GMMParams:
     """The way back from ``to_free``."""
-    cov = free.structure.from_free(free.cov, unit)
+    cov = free.structure.from_free(free.cov, unit, free.n_components)
     return GMMParams(jax.nn.softmax(free.weights), free.means * unit[None], cov, free.structure)

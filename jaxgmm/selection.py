@@ -22,7 +22,7 @@ from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, n_free_parameters
 from jaxgmm.result import FitResult
 from jaxgmm.rounds import Progress, Run, at_once, counted, heard, rounds, together
-from jaxgmm.structures import STRUCTURES, Structure, get_structure
+from jaxgmm.structures import CLASSICS, Structure, get_structure
 
 
 class Sweep(NamedTuple):
@@ -65,7 +65,7 @@ def sweep(
     key: Array,
     X: ArrayLike,
     n_components: int | Sequence[int] = range(1, 10),
-    covariance_type: str | Structure | Sequence[str | Structure] = tuple(STRUCTURES),
+    covariance_type: str | Structure | Sequence[str | Structure] = CLASSICS,
     *,
     n_restarts: int = N_RESTARTS,
     init: str = "kmeans",

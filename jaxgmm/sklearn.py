@@ -36,7 +36,7 @@ from jaxgmm.sklearn_answers import FittedMixture, in_precision
 from jaxgmm.sklearn_door import FLOATS, weighted_samples
 from jaxgmm.sklearn_starts import estimated, responsibilities, whitened_clusters
 from jaxgmm.sklearn_words import UNCONVERGED, Talk, in_words
-from jaxgmm.structures import STRUCTURES, Structure, get_structure
+from jaxgmm.structures import CLASSICS, Structure, get_structure
 
 FIELDS = ("weights", "means", "cov")
 
@@ -291,7 +291,7 @@ class GaussianMixture(FittedMixture):
         return made
 
     def _structure(self) -> Structure:
-        return get_structure(checks.check_choice("covariance_type", self.covariance_type, STRUCTURES))
+        return get_structure(checks.check_choice("covariance_type", self.covariance_type, CLASSICS))
 
     def _check_arguments(self) -> None:
         """Those that no other check sees."""

@@ -2,11 +2,14 @@
 
 import jax
 import numpy as np
+import pytest
 
 from jaxgmm import GMMParams
-from jaxgmm.structures import STRUCTURES
+from jaxgmm.structures import CLASSICS, STRUCTURES
 
-NAMES = list(STRUCTURES)
+NAMES = list(CLASSICS)
+FAMILIES = [name for name in STRUCTURES if name not in NAMES]
+EVERY = [*NAMES, "VVE", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "VVE")]
 N, D, K = 23, 2, 3
 
 

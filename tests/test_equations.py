@@ -11,6 +11,7 @@ from structures import NAMES, D, K, N, random_gamma, random_mixture, random_samp
 
 import jaxgmm
 from jaxgmm import em
+from jaxgmm.structures import STRUCTURES
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -180,17 +181,17 @@ def test_gradient_in_x_and_second_order(X):
 
 def test_free_parameters_are_the_rank_of_the_family():
     """The Jacobian of the moments in the parameters has as many dimensions as n_free_parameters counts."""
-    for name in NAMES:
-        params = random_mixture(name)
+    for name in STRUCTURES:
+        params = random_mixture(name, d=3)
+        unit = jnp.ones(3, params.means.dtype)
 
-        def moments(leaves, params=params):
-            weights, means, cov = leaves
-            if params.structure.name in ("full", "tied"):
-                cov = cov @ jnp.swapaxes(cov, -1, -2)  # any matrix is a root: symmetric by construction
+        def moments(leaves, params=params, unit=unit):
+            weights, means, free = leaves
+            cov = params.structure.from_free(free, unit, K)
             mixture = replace(params, weights=jax.nn.softmax(weights), means=means, cov=cov)
             sigma = jaxgmm.covariances(mixture)
             return jnp.concatenate([mixture.weights, mixture.means.ravel(), sigma.ravel()])
 
-        jacobian = jax.jacobian(moments)((params.weights, params.means, params.cov))
+        jacobian = jax.jacobian(moments)((params.weights, params.means, params.structure.to_free(params.cov, unit)))
         flat = np.concatenate([np.asarray(j).reshape(j.shape[0], -1) for j in jacobian], axis=1)
         assert np.linalg.matrix_rank(flat) == jaxgmm.n_free_parameters(params)

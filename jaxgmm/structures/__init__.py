@@ -6,17 +6,27 @@ from jaxgmm.checks import check_choice
 from jaxgmm.structures.base import Dense, Diagonal, Structure
 from jaxgmm.structures.diag import Diag
 from jaxgmm.structures.full import Full
+from jaxgmm.structures.mclust import EEI, EEV, EII, EVE, EVI, EVV, VEE, VEI, VEV, VVE
 from jaxgmm.structures.spherical import Spherical
 from jaxgmm.structures.tied import Tied
 
-STRUCTURES: dict[str, Structure] = {s.name: s for s in (Full(), Tied(), Diag(), Spherical())}
+CLASSICS = "full", "tied", "diag", "spherical"
+"""Those that scikit-learn has; mclust has the others besides."""
+
+TABLE = Full(), Tied(), Diag(), Spherical(), EII(), EEI(), VEI(), EVI(), VEE(), EVE(), VVE(), EEV(), VEV(), EVV()
+
+STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in TABLE}
+
+SYNONYMS = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical", "E": "EII", "V": "spherical"}
+"""mclust's names of the classics; E and V are its names in one dimension."""
 
 
 def get_structure(covariance_type: str | Structure) -> Structure:
     """The structure of a name; a structure is returned as it is."""
     if isinstance(covariance_type, Structure):
         return covariance_type
-    return STRUCTURES[check_choice("covariance_type", covariance_type, STRUCTURES)]
+    name = SYNONYMS.get(covariance_type, covariance_type) if isinstance(covariance_type, str) else covariance_type
+    return STRUCTURES[check_choice("covariance_type", name, STRUCTURES)]
 
 
-__all__ = ["STRUCTURES", "Dense", "Diag", "Diagonal", "Full", "Spherical", "Structure", "Tied", "get_structure"]
+__all__ = ["CLASSICS", "STRUCTURES", "Dense", "Diag", "Diagonal", "Full", "Spherical", "Structure", "Tied", "get_structure"]

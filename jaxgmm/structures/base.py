@@ -42,13 +42,21 @@ class Structure(abc.ABC):
     separate: ClassVar[bool] = False
     """Has each component a matrix of its own? Then whitening all at once is worth a form of its own: ``contract.WHITENED``."""
 
+    by_component: ClassVar[bool] = True
+    """Has ``cov`` a leading axis of components?"""
+
     # The family.
     @abc.abstractmethod
-    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
-        """The member that maximises the likelihood, eq. (8) within the family.
+    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+        """The member that maximises the likelihood, eq. (8) within the family, and inside the bound.
 
-        ``scatter`` is sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T about the new means, as ``recentre`` gives it;
-        ``previous`` is what a component without weight keeps.
+        Args:
+          count: N_k.
+          scatter: sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T about the new means, as ``recentre`` gives it.
+          previous: what a component without weight keeps, and where a family without a closed form goes on from.
+          floor: (D,) least variances, see ``floored``; None for no bound.
+          once: a single step of a family without a closed form, from ``previous``: it has a reverse mode, and the same fixed
+            point.
         """
 
     @abc.abstractmethod
@@ -130,8 +138,10 @@ class Structure(abc.ABC):
 
     # The bound.
     @abc.abstractmethod
-    def floored(self, cov: Array, floor: Float[Array, " D"], always: bool = False) -> Array:
-        """The likeliest member with Sigma_k - diag(floor) positive semidefinite, from the unbounded maximum.
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+        """A member with Sigma_k - diag(floor) positive semidefinite, or, of principal axes, as wide as the floor along each.
+
+        From the unbounded maximum of a family with a closed form it is the likeliest.
 
         ``always`` spends the work where the bound does not bind, too, in a form that has a reverse mode.
         """
@@ -150,7 +160,7 @@ class Structure(abc.ABC):
         """``cov`` as unconstrained numbers, features measured in ``unit``."""
 
     @abc.abstractmethod
-    def from_free(self, free: Array, unit: Float[Array, " D"]) -> Array:
+    def from_free(self, free: Array, unit: Float[Array, " D"], n_components: int) -> Array:
         """The way back."""
 
 
@@ -172,7 +182,9 @@ class Dense(Structure):
     def root(self, cov: Array) -> Array:
         return each(factors, cov)[0]
 
-    def floored(self, cov: Array, floor: Float[Array, " D"], always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+        if floor is None:
+            return cov
         # What is not finite is left alone, for the status to tell of it; no floor means no bound.
         bound = each(binds, cov, floor) & jnp.all(floor > 0) & jnp.all(jnp.isfinite(cov))
 
@@ -187,7 +199,7 @@ class Dense(Structure):
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
         return each(log_cholesky, cov, unit)
 
-    def from_free(self, free: Array, unit: Float[Array, " D"]) -> Array:
+    def from_free(self, free: Array, unit: Float[Array, " D"], n_components: int) -> Array:
         return each(exp_cholesky, free, unit)
 
 
@@ -238,7 +250,7 @@ class Diagonal(Structure):
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
         return jnp.log(cov) / 2  # the logarithm needs no unit: it moves every state alike
 
-    def from_free(self, free: Array, unit: Float[Array, " D"]) -> Array:
+    def from_free(self, free: Array, unit: Float[Array, " D"], n_components: int) -> Array:
         return jnp.exp(2 * free)
 
 

@@ -18,8 +18,8 @@ class Diag(Diagonal):
 
     name = "diag"
 
-    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
-        return divide_or_keep(scatter, count, previous)
+    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+        return self.floored(divide_or_keep(scatter, count, previous), floor, once)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
@@ -39,8 +39,8 @@ class Diag(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), jnp.sum(jnp.log(cov), axis=-1))
 
-    def floored(self, cov: Array, floor: Float[Array, " D"], always: bool = False) -> Array:
-        return jnp.maximum(cov, floor[None])
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+        return cov if floor is None else jnp.maximum(cov, floor[None])
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
         return jnp.any(cov < share[:, None] * contract("k,kd->d", weights, cov)[None], axis=-1)

@@ -27,8 +27,8 @@ class Full(Dense):
     name = "full"
     separate = True
 
-    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
-        return divide_or_keep(scatter, count, previous)
+    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+        return self.floored(divide_or_keep(scatter, count, previous), floor, once)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)

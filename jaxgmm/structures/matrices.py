@@ -89,12 +89,24 @@ def inverse_root(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[A
     return inverse, 2 * jnp.sum(jnp.log(jnp.diagonal(root)))
 
 
+@jax.custom_jvp
 def eigen(matrix: Float[Array, "D D"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
     """Eigenvalues, rising, and eigenvectors of a symmetric matrix; on a CPU one matrix after the other under ``vmap``.
 
     A single matrix is LAPACK's in the thread that asks, and waits for no other: fits may go on side by side.
     """
     return lax.platform_dependent(matrix, cpu=_one_by_one, default=_eigh)
+
+
+@eigen.defjvp
+def _eigen_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """First-order perturbation; among equal eigenvalues, whose vectors are arbitrary, nothing turns."""
+    values, vectors = eigen(primals[0])
+    turned = contract("ji,jk,kl->il", vectors, (tangents[0] + tangents[0].T) / 2, vectors)
+    gap = values[None, :] - values[:, None]
+    apart = jnp.abs(gap) > jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+    turn = jnp.where(apart, turned / jnp.where(apart, gap, 1), 0)
+    return (values, vectors), (jnp.diagonal(turned), contract("ij,jk->ik", vectors, turn))
 
 
 def _eigh(matrix: Float[Array, "D D"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:

@@ -18,8 +18,8 @@ class Spherical(Diagonal):
 
     name = "spherical"
 
-    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
-        return divide_or_keep(jnp.mean(scatter, axis=-1), count, previous)
+    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+        return self.floored(divide_or_keep(jnp.mean(scatter, axis=-1), count, previous), floor, once)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components,)
@@ -39,8 +39,8 @@ class Spherical(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), n_features * jnp.log(cov))
 
-    def floored(self, cov: Array, floor: Float[Array, " D"], always: bool = False) -> Array:
-        return jnp.maximum(cov, jnp.max(floor))
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+        return cov if floor is None else jnp.maximum(cov, jnp.max(floor))
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
         return cov < share * jnp.sum(weights * cov)

@@ -18,9 +18,10 @@ class Tied(Dense):
     """One matrix shared by all components (mclust EEE); ``cov`` is (D, D), squared data units."""
 
     name = "tied"
+    by_component = False
 
-    def estimate(self, count: Array, scatter: Array, previous: Array) -> Array:
-        return scatter / jnp.sum(count)
+    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+        return self.floored(scatter / jnp.sum(count), floor, once)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)
