@@ -18,6 +18,9 @@ MARKERS = "osD^vP*X"
 STYLES = ("-", "--", ":", "-.")
 """Okabe and Ito's colours, told apart with any colour vision, and markers and lines for when they repeat."""
 
+UNCERTAIN = ("#CFCFCF", "#E69F00", "#D55E00", "#3F1A00")
+"""From pale grey, which is still seen on white, to dark."""
+
 LEVELS = (0.5, 0.95)
 MOST_POINTS = 20_000
 GRID = 400
@@ -88,9 +91,26 @@ def legend_beside(ax: Axes) -> None:
     """Beside the axes, where it covers nothing."""
     if len(ax.get_legend_handles_labels()[1]) > 1:
         legend = ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize=8)
-        for handle in filter(None, legend.legend_handles):
-            if hasattr(handle, "set_sizes"):
-                handle.set(sizes=[24], alpha=1)  # to be seen however small the dots are
+        solid_markers(legend)
+
+
+def legend_in_corner(ax: Any) -> None:
+    """In the empty half of a triangle of panels, right of the first."""
+    handles, labels = ax[1, 0].get_legend_handles_labels()
+    curves = dict(zip(*ax[0, 0].get_legend_handles_labels()[::-1], strict=True))
+    handles, labels = [*handles, curves["mixture"]], [*labels, "mixture"]
+    columns = 1 if len(ax) == 2 else 1 + len(labels) // 10
+    place = {"loc": "upper left", "bbox_to_anchor": (1.04, 1.0), "borderaxespad": 0.0}
+    legend = ax[0, 0].legend(handles, labels, **place, ncols=columns, frameon=False, fontsize=8)
+    legend.set_in_layout(False)
+    solid_markers(legend)
+
+
+def solid_markers(legend: Any) -> None:
+    """To be seen however small and pale the dots are."""
+    for handle in filter(None, legend.legend_handles):
+        if hasattr(handle, "set_sizes"):
+            handle.set(sizes=[24], alpha=1)
 
 
 def some_rows(n: int) -> np.ndarray:

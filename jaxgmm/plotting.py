@@ -18,6 +18,7 @@ from jaxgmm.drawing import (
     LEVELS,
     MARKERS,
     STYLES,
+    UNCERTAIN,
     axes_of,
     dot_size,
     draw_clusters,
@@ -25,6 +26,7 @@ from jaxgmm.drawing import (
     draw_histogram,
     extent,
     legend_beside,
+    legend_in_corner,
     marginal,
     name_axes,
     names_of,
@@ -227,16 +229,19 @@ def plot_uncertainty(
     >>> dots.get_array().tolist()
     [0.0, 0.5]
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     params, X = params_of(mixture), np.asarray(X, float)
     part, rows = marginal(params, features), some_rows(len(X))
+    shades = LinearSegmentedColormap.from_list("uncertain", UNCERTAIN)
     ax = axes_of(ax, (6.5, 4.5))
     uncertain = 1 - responsibilities_of(params, X).max(axis=1)[rows]
     order = np.argsort(uncertain)  # the uncertain on top
-    size = dot_size(len(rows)) * (1 + 4 * uncertain[order])
     largest = 1 - 1 / max(len(part.weights), 2)
+    size = dot_size(len(rows)) * (1 + 9 * uncertain[order] / largest)
     x, y = X[rows][order][:, list(features)].T
-    dots = ax.scatter(x, y, s=size, c=uncertain[order], cmap="cividis_r", vmin=0, vmax=largest)
-    dots.set(edgecolors="#7F7F7F", linewidths=0.3)
+    dots = ax.scatter(x, y, s=size, c=uncertain[order], cmap=shades, vmin=0, vmax=largest)
+    dots.set(edgecolors="#595959", linewidths=0.4)
     ax.figure.colorbar(dots, ax=ax, label="uncertainty, 1 - largest responsibility")
     for k in range(len(part.weights)):
         draw_component(ax, part, k, LEVELS[:1], "#7F7F7F")
@@ -314,17 +319,16 @@ def plot_pairs(
             if i == j:
                 draw_histogram(panel, X[:, i], marginal(params, [i]))
                 panel.set_yticks([])
+                panel.set_title(names[i], fontsize=8)
             elif j < i:
                 draw_clusters(panel, X, label, marginal(params, (j, i)), (j, i), levels)
                 panel.tick_params(labelleft=j == 0)
             if i == n_panels - 1:
                 panel.set_xlabel(names[j], fontsize=8)
-            if j == 0 < i:
-                panel.set_ylabel(names[i], fontsize=8)
+            if j == 0:
+                panel.set_ylabel(names[i] if i else "density", fontsize=8)
     if params.n_components > 1 and n_panels > 1:
-        handles = ax[1, 0].get_legend_handles_labels()
-        columns = min(4, params.n_components)
-        ax[0, 0].figure.legend(*handles, loc="outside upper right", ncols=columns, frameon=False, fontsize=8, markerscale=1.5)
+        legend_in_corner(ax)
     return ax
 
 
@@ -372,10 +376,10 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
 
 
 def plot_trace(result: FitResult, ax: Axes | None = None, *, total_weight: float | int = 1) -> Axes:
-    """How far below the end that won each restart is after each pass, down to rounding; the one that won is drawn thick.
+    """How far below the end that won each restart is after each pass; the one that won is drawn thick.
 
     Restart r after pass t is drawn at (L_best - L_r(t)) / ``total_weight``, L_best the highest in the trace of the one
-    that won.
+    that won. A curve ends where that distance comes down to rounding.
 
     Args:
       result: of a ``fit`` with ``trace`` at least as long as its passes.
@@ -395,6 +399,8 @@ def plot_trace(result: FitResult, ax: Axes | None = None, *, total_weight: float
     >>> len(plot_trace(fit).lines)
     3
     """
+    from matplotlib.ticker import MaxNLocator
+
     traces = np.atleast_2d(np.asarray(result.lanes.trace, float)) / total_weight
     if not traces.size:
         raise ValueError("the result has no trace; pass trace=200, say, to fit.")
@@ -402,14 +408,16 @@ def plot_trace(result: FitResult, ax: Axes | None = None, *, total_weight: float
     ends = np.asarray(result.lanes.log_likelihood, float)
     place = int(np.argmin(np.abs(ends - float(result.log_likelihood))))
     best = traces[place][np.isfinite(traces[place])].max()
-    least = max(np.finfo(np.asarray(result.log_likelihood).dtype).eps * abs(best), 1e-12)
+    least = max(4 * np.finfo(np.asarray(result.log_likelihood).dtype).eps * abs(best), 1e-12)
     for r, trace in enumerate(traces):
-        gap = np.where(best - trace > least, best - trace, np.nan)  # a spike that was left out may rise above the winner
+        # A spike that was left out may rise above the winner; what rounding raises again is not drawn.
+        gap = np.where(np.logical_or.accumulate(best - trace <= least), np.nan, best - trace)
         if r == place:
-            ax.plot(gap, color=COLOURS[1], linewidth=2.2, label="the restart that won", zorder=3)
+            ax.plot(gap, color=COLOURS[1], linewidth=2.5, label="the restart that won", zorder=3)
         else:
-            ax.plot(gap, color=COLOURS[0], linewidth=0.9, alpha=0.6, label="other restarts" if r == (place == 0) else None)
+            ax.plot(gap, color=COLOURS[6], linewidth=0.8, alpha=0.5, label="other restarts" if r == (place == 0) else None)
     ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     unit = "nats" if total_weight == 1 else "nats a sample"
     ax.set(xlabel="pass", ylabel=f"log-likelihood below the one that won ({unit})")
     ax.legend(frameon=False)

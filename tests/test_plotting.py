@@ -49,6 +49,9 @@ def test_pairs_are_drawn_for_three_features_and_more():
     assert axes.shape == (3, 3)
     np.testing.assert_array_equal([[ax.get_visible() for ax in row] for row in axes], np.tri(3, dtype=bool))
     assert [ax.get_xlabel() for ax in axes[-1]] == ["a", "b", "c"]
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["density", "b", "c"]
+    assert [ax.get_title() for ax in np.diagonal(axes)] == ["a", "b", "c"]
+    assert [text.get_text() for text in axes[0, 0].get_legend().texts][-2:] == ["component 2", "mixture"]
     assert plotting.plot_fit(random_mixture("full"), X[:, :2]).get_xlabel() == "feature 0"
     assert plotting.plot_fit(random_mixture("full", d=1), X[:, :1]).get_ylabel() == "density"
 
