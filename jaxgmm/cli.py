@@ -89,7 +89,7 @@ def fit(
     group: Annotated[str | None, typer.Option(help="Fit a mixture to each group of rows that share a value here.")] = None,
     output: Annotated[
         Path | None,
-        typer.Option(help="Write the model to this safetensors file; with --group, those of all into a new folder."),
+        typer.Option(help="Write the model to this safetensors file; with --group, those of all into a folder without models."),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Write component and probability of each row to this CSV file.")] = None,
     plot: Annotated[
@@ -334,6 +334,8 @@ def _emit(frame: pl.DataFrame, output: Path | None, as_json: bool) -> None:
 
 
 def _load(model: Path) -> tuple[GMMParams, list[str]]:
+    if model.is_dir():
+        raise tables.BadInput(f"{model} is a folder. Name a model in it.")
     _start_jax()
     from jaxgmm.io import load, load_metadata
 

@@ -32,7 +32,7 @@ MISSING = [
         "#VALUE!",
         "#DIV/0!",
     ),
-    *("NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "none", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+    *("NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
 ]
 """Cells that hold no value: pandas's, and what spreadsheets and statistics programs write."""
 

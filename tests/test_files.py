@@ -310,6 +310,8 @@ BAD = {
     "labels over input": (["fit", "numbers.csv", "--labels", "numbers.csv"], "must name different files"),
     "labels over model": (["fit", "numbers.csv", "--labels", "o", "--output", "o"], "must name different files"),
     "prediction over input": (["predict", "x.safetensors", "x.csv", "--output", "x.csv"], "must not name a file that is read"),
+    "a folder to show": (["show", "."], "is a folder. Name a model in it"),
+    "empty column": (["fit", "hollow.csv", "--columns", "b"], "column 'b' holds no value"),
     "folder without models": (["predict", ".", "numbers.csv"], "does not hold the models of one run"),
     "features": (["predict", "m.safetensors", "numbers.csv"], "no column 'x0'"),
 }
@@ -321,6 +323,7 @@ def test_bad_input_is_one_line_and_code_two(case, run, tmp_path):
     (tmp_path / "bare.csv").write_text("1,2\n3,4\n")
     (tmp_path / "spaces.csv").write_text("a b\n1 2\n")
     (tmp_path / "blank.csv").write_text("")
+    (tmp_path / "hollow.csv").write_text("a,b\n1,\n2,NA\n")
     (tmp_path / "words.csv").write_text("v,w\nx,y\nz,t\n")
     (tmp_path / "numbers.csv").write_text("a,b\n1,2\n3,4\n5,7\n")
     for name in ("noise.csv", "noise.parquet"):

@@ -272,4 +272,4 @@ def test_a_result_shows_itself_in_a_line():
     said = []
     jax.eval_shape(lambda result: said.append(repr(result)), one)
     assert said[0].startswith("FitResult(params=")
-    assert "Traced" in said[0]
+    assert "Tracer" in said[0]
