@@ -28,7 +28,7 @@ GUIDE = """Gaussian mixtures by expectation-maximisation.
 
 Fit a file, look at the picture, keep the model: jaxgmm fit faithful.csv --plot fit.png --output model.safetensors.
 Then label other rows with it: jaxgmm predict model.safetensors more.csv. Every command has a --help with examples and a
---json for scripts; --install-completion teaches your shell the options.
+--json for scripts, and computes in float64; --install-completion teaches your shell the options.
 """
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=GUIDE)
@@ -44,7 +44,7 @@ PLOT_SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 def main() -> NoReturn:
     """Run the command line; bad input ends in one line and exit code 2."""
     try:
-        code = app(standalone_mode=False)
+        code = _command()(standalone_mode=False)
         sys.stdout.flush()
     except typer.Exit as leave:
         code = leave.exit_code
@@ -61,6 +61,16 @@ def main() -> NoReturn:
     sys.exit(code or 0)
 
 
+def _command() -> Any:
+    """The command line; flags show no type in its help, as they take no value."""
+    command: Any = typer.main.get_command(app)
+    for one in (command, *command.commands.values()):
+        for option in one.get_params(typer.Context(one)):
+            if getattr(option, "is_flag", False):
+                option.metavar = ""
+    return command
+
+
 def _complain(message: str, code: int) -> int:
     print(f"jaxgmm: {message}", file=sys.stderr)
     return code
@@ -69,23 +79,29 @@ def _complain(message: str, code: int) -> int:
 @app.command()
 def fit(
     file: File,
-    components: Annotated[str, typer.Option(help="A number of components, or a range such as 1:9, chosen by BIC.")] = "1:9",
+    components: Annotated[
+        str, typer.Option(help="A number of components; or a range, 1:9, or a list, 1,2,4, chosen from by BIC.")
+    ] = "1:9",
     covariance_type: Annotated[str, typer.Option(help="full, tied, diag or spherical.")] = "full",
     restarts: Annotated[int, typer.Option(help="Random starts; the likeliest end is kept.")] = 16,
     seed: Seed = 0,
     columns: Annotated[str | None, typer.Option(help="Columns to fit, separated by commas; all numeric ones without.")] = None,
     group: Annotated[str | None, typer.Option(help="Fit a mixture to each group of rows that share a value here.")] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Write the model to this safetensors file; with --group, those of all into this folder.")
+        Path | None,
+        typer.Option(help="Write the model to this safetensors file; with --group, those of all into a folder without models."),
     ] = None,
     labels: Annotated[Path | None, typer.Option(help="Write component and probability of each row to this CSV file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw samples and components to this picture (png, pdf, svg).")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw samples and components to this picture (png, pdf, svg); not with --group.")
+    ] = None,
     as_json: Json = False,
 ) -> int:
     """Fit a Gaussian mixture to the numeric columns of FILE.
 
-    The number of components is chosen by BIC. Rows with missing values are left out, and said so. The picture shows clusters
-    with ellipses that hold 50 % and 95 % of a component; for one column a histogram, for more than two all pairs.
+    The number of components is chosen by BIC. Rows with missing values are left out, and said so. Components and the rows of
+    the labels count from 0. The picture shows clusters with ellipses that hold 50 % and 95 % of a component; for one column a
+    histogram, for more than two all pairs.
 
     Examples: jaxgmm fit faithful.csv --components 1:6 --plot fit.png;
     jaxgmm fit sales.parquet --group shop --columns price,amount --labels labels.csv --output models
@@ -100,7 +116,12 @@ def fit(
     names = tables.choose_columns(table if group is None else table.drop(group), columns)
     X, complete = tables.numbers(table, names, file)
     if group is not None:
-        return _fit_groups(table, group, names, X, complete, counts, covariance_type, restarts, seed, output, labels, as_json)
+        _start_jax()
+        from jaxgmm.cli_groups import fit_all
+
+        return _ended(
+            fit_all(table, group, names, X, complete, counts, covariance_type, restarts, seed, output, labels, as_json)
+        )
     n_rows = table.height
     del table  # its memory is that of X once more
     if counts[-1] > len(X):
@@ -167,21 +188,27 @@ def fit(
 
 @app.command()
 def predict(
-    model: Model,
+    model: Annotated[Path, typer.Argument(help="A model that `fit --output` wrote, or with --group the folder of models.")],
     file: File,
     output: Annotated[Path | None, typer.Option(help="Write to this CSV file instead of the terminal.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Label the rows of FILE with the component of the largest responsibility, and its probability.
+    """Label the rows of FILE, counted from 0, with the component of the largest responsibility, and its probability.
 
-    Example: jaxgmm predict model.safetensors faithful.csv --output labels.csv
+    Examples: jaxgmm predict model.safetensors faithful.csv --output labels.csv; jaxgmm predict models sales.csv
     """
-    params, names = _load(model)
-    from jaxgmm.reports import label_frame
+    if model.is_dir():
+        _start_jax()
+        from jaxgmm.cli_groups import predict_all
 
-    table = tables.read_table(file)
-    X, complete = tables.numbers(table, tables.require(table, names, "the model was fitted to"), file)
-    frame = label_frame(params, X, complete)
+        frame = predict_all(model, file)
+    else:
+        params, names = _load(model)
+        from jaxgmm.reports import label_frame
+
+        table = tables.read_table(file, ",".join(names))
+        X, complete = tables.numbers(table, tables.require(table, names, "the model was fitted to"), file)
+        frame = label_frame(params, X, complete)
     if output is not None and output.resolve() in (file.resolve(), model.resolve()):
         raise tables.BadInput("--output must not name a file that is read.")
     _emit(frame, output, as_json)
@@ -256,68 +283,6 @@ def _sweep(X: np.ndarray, counts: list[int], covariance_type: str, restarts: int
         return jaxgmm.sweep(key, X, counts, covariance_type, n_restarts=restarts, callback=progress)
 
 
-def _fit_groups(
-    table: pl.DataFrame,
-    group: str,
-    names: list[str],
-    X: np.ndarray,
-    complete: np.ndarray,
-    counts: list[int],
-    covariance_type: str,
-    restarts: int,
-    seed: int,
-    output: Path | None,
-    labels: Path | None,
-    as_json: bool,
-) -> int:
-    """A mixture for each group: a table or JSON, models in a folder, labels."""
-    _start_jax()
-    import jax
-    import numpy as np
-
-    import jaxgmm
-    from jaxgmm.grouped import classify, fit_groups
-    from jaxgmm.reports import as_dict, group_table, placed
-
-    column = table[group].cast(str).to_numpy()[complete]
-    known = np.array([value is not None for value in column])
-    if not known.all():
-        tables.note(f"left out {(~known).sum()} rows without a {group}")
-        complete = complete.copy()
-        complete[np.flatnonzero(complete)[~known]] = False
-        X, column = X[known], column[known]
-    if not len(X):
-        raise tables.BadInput(f"column {group!r} is empty. Choose another --group.")
-    largest = int(np.unique_counts(column.astype(str)).counts.max())
-    if counts[-1] > largest:
-        raise tables.BadInput(f"--components asks for up to {counts[-1]}, and the largest group has {largest} complete rows.")
-    fits = fit_groups(jax.random.key(seed), X, column.astype(str), counts, covariance_type, restarts)
-    if output is not None:
-        output.mkdir(exist_ok=True)
-        for i, fit in enumerate(fits):
-            safe = re.sub(r"[^\w.-]", "_", fit.name)[:100]
-            header = {"columns": json.dumps(names), "status": fit.message, "group": str(fit.name), "bic": repr(fit.bic)}
-            header |= {"log_likelihood": repr(fit.log_likelihood), "n_samples": str(len(fit.rows))}
-            jaxgmm.save(output / f"{i:04d}_{safe}.safetensors", fit.params, header)
-    if labels is not None:
-        placed(*classify(fits, X), complete).write_csv(labels)
-    if as_json:
-        report = [
-            {
-                "group": str(fit.name), "rows_used": len(fit.rows), "components": fit.params.n_components,
-                "log_likelihood": fit.log_likelihood, "bic": fit.bic, "status": jaxgmm.Status(fit.status).name,
-                "message": fit.message, **as_dict(fit.params),
-            }
-            for fit in fits
-        ]  # fmt: skip
-        print(json.dumps({"columns": names, "group": group, "groups": report}))
-        return _ended([fit.status for fit in fits])
-    from rich.console import Console
-
-    Console().print(group_table(fits, group))
-    return _ended([fit.status for fit in fits])
-
-
 def _ended(statuses: Iterable[Any]) -> int:
     """The exit code: what Ctrl-C left is shown, but a script must not take it for the whole."""
     from jaxgmm import Status
@@ -336,8 +301,10 @@ def _check_outputs(file: Path, output: Path | None, labels: Path | None, plot: P
             raise tables.BadInput(f"{path}: the folder {path.resolve().parent} does not exist. Make it, or write elsewhere.")
         if path is not None and path.is_dir() and (path != output or group is None):
             raise tables.BadInput(f"{path} is a folder. Name a file in it.")
-    if group is not None and output is not None and output.is_file():
-        raise tables.BadInput(f"{output} is a file; with --group it is the folder of the models.")
+    if group is not None and output is not None:
+        from jaxgmm.cli_groups import check_folder
+
+        check_folder(output)
     written = [path.resolve() for path in (file, output, labels, plot) if path is not None]
     if len(set(written)) < len(written):
         raise tables.BadInput("FILE, --output, --labels and --plot must name different files.")
@@ -346,15 +313,17 @@ def _check_outputs(file: Path, output: Path | None, labels: Path | None, plot: P
 
 
 def _component_range(text: str) -> list[int]:
-    """ "3" or "1:9", both ends included."""
-    parts = text.split(":")
-    try:
-        numbers = [int(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) not in (1, 2) or numbers[0] < 1 or numbers[-1] < numbers[0]:
-        raise tables.BadInput(f"--components must be a number such as 3 or a range such as 1:9; got {text!r}.")
-    return list(range(numbers[0], numbers[-1] + 1))
+    """The numbers of "3", "1:9", both ends included, or "1,2,4", in rising order."""
+    found: set[int] = set()
+    for part in text.split(","):
+        ends = re.fullmatch(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?", part)
+        numbers = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+        if not numbers or numbers[0] < 1:
+            raise tables.BadInput(
+                f"--components must be a number such as 3, a range such as 1:9 or a list such as 1,2,4; got {text!r}."
+            )
+        found |= set(numbers)
+    return sorted(found)
 
 
 def _emit(frame: pl.DataFrame, output: Path | None, as_json: bool) -> None:
@@ -365,6 +334,8 @@ def _emit(frame: pl.DataFrame, output: Path | None, as_json: bool) -> None:
 
 
 def _load(model: Path) -> tuple[GMMParams, list[str]]:
+    if model.is_dir():
+        raise tables.BadInput(f"{model} is a folder. Name a model in it.")
     _start_jax()
     from jaxgmm.io import load, load_metadata
 

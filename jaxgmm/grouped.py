@@ -39,7 +39,8 @@ def fit_groups(
 ) -> list[GroupFit]:
     """Fit every number of components to every group, all groups at once, and keep the lowest BIC of each.
 
-    A fit that is degenerate counts only where there is no other: a group of few rows has fewer components.
+    A fit that is degenerate counts only where there is no other: a group of few rows has fewer components. Where all are,
+    their likelihoods say nothing, and the smallest number is kept.
 
     Args:
       key: random key.
@@ -51,7 +52,7 @@ def fit_groups(
     names, member = np.unique(groups, return_inverse=True)
     rows = [np.flatnonzero(member == g) for g in range(len(names))]
     best: list[tuple[tuple[int, float], GroupFit] | None] = [None] * len(names)
-    for count in counts:
+    for count in sorted(counts):
         found = fit_many(
             key, X, count, groups=member, covariance_type=covariance_type, n_restarts=n_restarts, callback=callback
         )
@@ -62,22 +63,28 @@ def fit_groups(
             bic = n_free_parameters(params) * np.log(len(rows[g])) - 2 * log_l
             rank = {Status.NONFINITE: 2, Status.DEGENERATE: 1}.get(Status(status), 0)
             fit = GroupFit(name, rows[g], params, log_l, float(bic), status, advice(status, int(one.n_iter)))
+            order = rank, (count if rank else fit.bic)
             known = best[g]
-            if known is None or (rank, fit.bic) < known[0]:
-                best[g] = (rank, fit.bic), fit
+            if known is None or order < known[0]:
+                best[g] = order, fit
     return [known[1] for known in best if known is not None]
 
 
-def classify(fits: Sequence[GroupFit], X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The component of each row in the mixture of its group, (N,), and its probability."""
+def classify(parts: Sequence[tuple[GMMParams, np.ndarray]], X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The component of each row in the mixture of its group, (N,), and its probability: NaN for rows of no group.
+
+    Args:
+      parts: of each group its mixture and its rows.
+      X: (N, D) complete rows.
+    """
     component, probability = np.zeros(len(X), int), np.full(len(X), np.nan)
-    largest = max(len(fit.rows) for fit in fits)
-    for count in sorted({fit.params.n_components for fit in fits}):
-        mine = [fit for fit in fits if fit.params.n_components == count]
-        padded = np.stack([np.pad(X[fit.rows], ((0, largest - len(fit.rows)), (0, 0))) for fit in mine])
-        params = jax.tree.map(lambda *leaves: np.stack(leaves), *(fit.params for fit in mine))
-        gamma = np.asarray(jax.vmap(predict_proba)(params, padded))
-        for fit, part in zip(mine, gamma, strict=True):
-            seen = part[: len(fit.rows)]
-            component[fit.rows], probability[fit.rows] = seen.argmax(axis=1), seen.max(axis=1)
+    largest = max((len(rows) for _, rows in parts), default=0)
+    for count in sorted({params.n_components for params, _ in parts}):
+        mine = [(params, rows) for params, rows in parts if params.n_components == count]
+        padded = np.stack([np.pad(X[rows], ((0, largest - len(rows)), (0, 0))) for _, rows in mine])
+        stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *(params for params, _ in mine))
+        gamma = np.asarray(jax.vmap(predict_proba)(stacked, padded))
+        for (_, rows), part in zip(mine, gamma, strict=True):
+            seen = part[: len(rows)]
+            component[rows], probability[rows] = seen.argmax(axis=1), seen.max(axis=1)
     return component, probability

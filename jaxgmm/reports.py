@@ -23,14 +23,17 @@ def label_frame(params: GMMParams, X: np.ndarray, complete: np.ndarray) -> pl.Da
     return placed(gamma.argmax(axis=1), gamma.max(axis=1), complete)
 
 
-def placed(chosen: np.ndarray, certainty: np.ndarray, complete: np.ndarray) -> pl.DataFrame:
-    """Components and probabilities of the complete rows in the file's order, blank elsewhere."""
+def placed(chosen: np.ndarray, certainty: np.ndarray, complete: np.ndarray, groups: pl.Series | None = None) -> pl.DataFrame:
+    """Rows counted from 0, their group if there are any, and components and probabilities of the complete ones."""
     component = np.zeros(len(complete), np.int64)
     probability = np.zeros(len(complete))
     component[complete], probability[complete] = chosen, certainty
     known = complete & np.isfinite(probability)  # beyond the reach of every component there is nothing to say
     frame = pl.DataFrame({"component": component, "probability": probability})
-    return frame.select(pl.when(pl.Series(known)).then(pl.all()))
+    frame = frame.select(pl.when(pl.Series(known)).then(pl.all()))
+    if groups is not None:
+        frame.insert_column(0, groups.alias("group"))
+    return frame.with_row_index("row")
 
 
 def as_dict(params: GMMParams) -> dict[str, Any]:
@@ -57,13 +60,13 @@ def criteria_table(grid: Sweep) -> Table:
 
 
 def component_table(params: GMMParams, names: list[str], sizes: list[int] | None) -> Table:
-    """Components by falling weight: mean and, in brackets, standard deviation of each feature."""
+    """Components by label: mean and, in brackets, standard deviation of each feature."""
     deviation = np.sqrt(np.diagonal(np.asarray(covariances(params)), axis1=1, axis2=2))
     means, weights = np.asarray(params.means), np.asarray(params.weights)
     table = Table(title="Components: mean (standard deviation)", title_justify="left")
     for heading in ("component", "weight", *(["rows"] if sizes else []), *names):
         table.add_column(Text(heading), justify="right")
-    for k in np.argsort(-weights, kind="stable"):
+    for k in range(len(weights)):
         cells = [f"{m:.5g} ({s:.3g})" for m, s in zip(means[k], deviation[k], strict=True)]
         table.add_row(str(k), f"{weights[k]:.4f}", *([str(sizes[k])] if sizes else []), *cells)
     return table

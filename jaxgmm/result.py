@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
+import numpy as np
 from jax import Array
 
-from jaxgmm import loop
+from jaxgmm import checks, loop
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams
 
@@ -35,6 +37,8 @@ class FitResult(NamedTuple):
     >>> result = jaxgmm.fit(jax.random.key(0), [[0.0], [0.2], [9.0], [9.2]], 2, covariance_type="tied", n_restarts=3)
     >>> bool(result.converged), result.lanes.status.shape
     (True, (3,))
+    >>> result  # doctest: +ELLIPSIS
+    <FitResult: K = 2, D = 1, tied, log-likelihood 0.761... nats; converged after ... iterations.>
     """
 
     params: GMMParams
@@ -43,6 +47,18 @@ class FitResult(NamedTuple):
     status: Array
     trace: Array
     lanes: Lanes
+
+    def __repr__(self) -> str:
+        """Some words where there are numbers; the fields under a trace, and where they hold something else."""
+        leaves = jax.tree.leaves(tuple(self))
+        if checks.is_traced(leaves) or not all(isinstance(leaf, (np.ndarray, np.generic, Array)) for leaf in leaves):
+            return f"FitResult({', '.join(f'{name}={value!r}' for name, value in zip(self._fields, self, strict=True))})"
+        shape = f"K = {self.params.n_components}, D = {self.params.n_features}, {self.params.structure.name}"
+        if self.status.ndim:
+            found, counts = np.unique(np.asarray(self.status), return_counts=True)
+            ends = ", ".join(f"{count} {Status(status).name}" for status, count in zip(found, counts, strict=True))
+            return f"<FitResult {self.status.shape}: {shape}; {ends}>"
+        return f"<FitResult: {shape}, log-likelihood {float(self.log_likelihood):.7g} nats; {self.message}>"
 
     @property
     def converged(self) -> Array:

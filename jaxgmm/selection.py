@@ -42,6 +42,11 @@ class Sweep(NamedTuple):
     >>> found = jaxgmm.sweep(jax.random.key(0), [[0.0], [0.1], [0.2], [9.0], [9.1], [9.3]], [1, 2], "tied", n_restarts=2)
     >>> found.covariance_type.tolist(), found.n_free_parameters.tolist(), found.best_result.params.n_components
     (['tied', 'tied'], [2, 4], 2)
+    >>> found
+    Sweep: BIC, smaller is better; * chosen, ! not converged
+    K   tied
+    1  38.71
+    2  *5.51
     """
 
     covariance_type: np.ndarray
@@ -54,6 +59,24 @@ class Sweep(NamedTuple):
     status: np.ndarray
     results: tuple[FitResult, ...]
     best: int
+
+    def __repr__(self) -> str:
+        """BIC by number of components and structure."""
+        if not all(isinstance(column, np.ndarray) for column in self[: self._fields.index("results")]):
+            return f"Sweep({', '.join(f'{name}={value!r}' for name, value in zip(self._fields, self, strict=True))})"
+        cells = {
+            (k, name): f"{'*' * (place == self.best)}{bic:.2f}{'' if status == Status.CONVERGED else '!'}"
+            for place, (k, name, bic, status) in enumerate(
+                zip(self.n_components.tolist(), self.covariance_type.tolist(), self.bic, self.status, strict=True)
+            )
+        }
+        names = list(dict.fromkeys(name for _, name in cells))
+        rows = [["K", *names]] + [
+            [str(k), *(cells.get((k, name), "") for name in names)] for k in sorted({k for k, _ in cells})
+        ]
+        wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        table = ["  ".join(cell.rjust(width) for cell, width in zip(row, wide, strict=True)) for row in rows]
+        return "\n".join(["Sweep: BIC, smaller is better; * chosen, ! not converged", *table])
 
     @property
     def best_result(self) -> FitResult:

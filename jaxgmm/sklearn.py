@@ -66,7 +66,7 @@ class GaussianMixture(FittedMixture):
         (K,) spherical.
       random_state: seed of the starts and of ``sample``. The same seed draws the starts of scikit-learn.
       warm_start: go on from the last fit.
-      verbose: 1 says how far EM is, about once a second, 2 with the likelihood and the time.
+      verbose: 1 says how far EM is, about once a second, 2 with the lower bound and the time.
       verbose_interval: at least so many iterations between two lines.
 
     Attributes:
@@ -178,7 +178,9 @@ class GaussianMixture(FittedMixture):
             settled = abs(self._mean_log_px(X, sample_weight) - self.lower_bound_) < self.tol
             passes = 0 if settled else passes
 
-        talk = Talk(self.verbose, self.verbose_interval)
+        total = float(len(X) if sample_weight is None else sample_weight.sum(dtype=np.float64))
+        volume = X.shape[1] * math.log(unit)
+        talk = Talk(self.verbose, self.verbose_interval, total, volume)
         X = X if unit == 1 else X / X.dtype.type(unit)
         with in_precision(X.dtype):
             data, _ = admit(*in_padded(X, sample_weight), vanishing=self.reg_covar > 0)
@@ -199,11 +201,9 @@ class GaussianMixture(FittedMixture):
         end, converged = _likeliest(ends, n_theirs)
         if end.status == Status.NONFINITE:
             raise ValueError(COLLAPSED)
-        total = len(X) if sample_weight is None else sample_weight.sum(dtype=np.float64)
-        volume = X.shape[1] * math.log(unit)
         bounds = (end.trace.astype(np.float64) / total - volume)[: end.n_iter + 1].tolist()
         if end.n_iter + 1 > len(bounds):  # a run longer than the record
-            bounds[-1] = float(end.log_likelihood) / float(total) - volume
+            bounds[-1] = float(end.log_likelihood) / total - volume
         self._keep(replace(end.params, **_in_unit(vars(end.params), 1 / unit)))
         self.converged_ = self.max_iter > 0 and (settled or bool(converged))
         self.n_iter_ = int(end.n_iter) + 1 if self.max_iter else 0

@@ -26,19 +26,26 @@ UNCONVERGED = (
 
 
 class Talk:
-    """Says how a fit goes, in scikit-learn's words."""
+    """Says how a fit goes, in scikit-learn's words.
 
-    def __init__(self, verbose: int, interval: int) -> None:
-        self.verbose, self.interval = verbose, interval
+    Args:
+      verbose, interval: see the estimator.
+      total: total weight of the samples.
+      volume: what a mean log-likelihood of ours is above that of a sample in data units, nats.
+    """
+
+    def __init__(self, verbose: int, interval: int, total: float, volume: float) -> None:
+        self.verbose, self.interval, self.total, self.volume = verbose, interval, total, volume
         self.said_at, self.began = 0, time.perf_counter()
 
     def __call__(self, progress: Progress) -> None:
         if not self.verbose or progress.n_iter < self.said_at + self.interval:
             return
-        now, best = time.perf_counter() - self.began, float(progress.log_likelihood.max())
+        now = time.perf_counter() - self.began
+        best = float(progress.log_likelihood.max()) / self.total - self.volume
         self.said_at = progress.n_iter
         going = int((progress.status == Status.ITERATION_LIMIT).sum())
-        details = f"\t time lapse {now:.5f}s\t log-likelihood {best:.5f}\t {going} going on" if self.verbose > 1 else ""
+        details = f"\t time lapse {now:.5f}s\t lower bound {best:.5f}\t {going} going on" if self.verbose > 1 else ""
         print(f"  Iteration {progress.n_iter}{details}")
 
     def end(self, converged: bool, lower_bound: float) -> None:

@@ -5,15 +5,45 @@ from __future__ import annotations
 import difflib
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "?"]
+MISSING = [
+    *(
+        "",
+        "-",
+        "--",
+        "---",
+        ".",
+        "..",
+        "?",
+        "NA",
+        "N/A",
+        "n/a",
+        "na",
+        "n.a.",
+        "#N/A",
+        "#N/A N/A",
+        "#NA",
+        "<NA>",
+        "#VALUE!",
+        "#DIV/0!",
+    ),
+    *("NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+]
+"""Cells that hold no value: pandas's, and what spreadsheets and statistics programs write."""
 
-
+COMMA_NUMBER = r'(?:^|[;\t])\s*"?[-+]?\d*,\d+(?:[eE][-+]?\d+)?"?\s*(?:[;\t]|$)'
 QUOTED = r'"[^"]*"'
+
+LEAST_IDENTIFIER = 10
+"""Rows from which evenly spaced integers are taken for an identifier."""
+
+NAMED = 3
+"""Columns or groups that a note names; of the others it gives the number."""
 
 
 class BadInput(Exception):
@@ -35,7 +65,8 @@ def read_table(file: Path, asked: str = "") -> pl.DataFrame:
             table = _without_blanks(
                 pl.read_csv(
                     file, infer_schema_length=None, null_values=MISSING, separator=separator, decimal_comma=decimal_comma
-                )
+                ),
+                decimal_comma,
             )
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -60,22 +91,45 @@ def _dialect(file: Path) -> tuple[str, bool]:
     """What separates the names of the header line, and whether numbers are written with a decimal comma."""
     with file.open(errors="replace") as lines:
         separator = max(",;\t", key=re.sub(QUOTED, "", lines.readline()).count)
-        decimal_comma = separator != "," and any(re.search(r"\d,\d", re.sub(QUOTED, "", line)) for line in lines)
+        decimal_comma = separator != "," and any(re.search(COMMA_NUMBER, line) for line in lines)
     return separator, decimal_comma
 
 
-def _without_blanks(table: pl.DataFrame) -> pl.DataFrame:
-    """Names without blanks around them; text that is numbers but for blanks around them as numbers."""
+def _without_blanks(table: pl.DataFrame, decimal_comma: bool) -> pl.DataFrame:
+    """Names without blanks around them; text that is numbers but for blanks and quotes as numbers."""
     names = [name.strip() for name in table.columns]
     if len(set(names)) == len(names):
         table.columns = names
     for name in (name for name, dtype in table.schema.items() if dtype == pl.String):
         text = table[name].str.strip_chars()
         text = text.set(text.is_in(MISSING), None)
-        number = text.cast(pl.Float64, strict=False)
-        if number.null_count() == text.null_count() < table.height:
-            table = table.with_columns(number)
+        if decimal_comma:
+            text = text.str.replace(r"^([-+]?\d*),(\d+(?:[eE][-+]?\d+)?)$", "$1.$2")
+        odd, cells, _ = _odd_cells(text)
+        if odd == 0 < cells:
+            table = table.with_columns(text.cast(pl.Float64))
+        elif odd < cells / 2:
+            table = table.with_columns(text)  # numbers but for a few cells: ``_said_of`` tells which
     return table
+
+
+def _odd_cells(column: pl.Series) -> tuple[int, int, int]:
+    """Of a column of text: how many cells are no numbers, how many are not missing, and the row of the first odd one."""
+    odd = column.is_not_null() & column.cast(pl.Float64, strict=False).is_null()
+    return int(odd.sum()), len(column) - column.null_count(), odd.arg_max() or 0
+
+
+def _said_of(table: pl.DataFrame, name: str, few: bool = False) -> str:
+    """Which cells of a column of text are no numbers; with ``few``, only where most are numbers."""
+    column = table[name]
+    if column.dtype != pl.String:
+        return ""
+    odd, cells, first = _odd_cells(column)
+    if not odd or (few and odd >= cells / 2):
+        return ""
+    numbers = "is no number" if odd == 1 else "are no numbers"
+    value = column[first] if len(column[first]) < 40 else column[first][:37] + "..."
+    return f"{odd} of {cells} cells {numbers}, the first {value!r} in row {first}, counted from 0"
 
 
 def choose_columns(table: pl.DataFrame, columns: str | None) -> list[str]:
@@ -94,7 +148,26 @@ def choose_columns(table: pl.DataFrame, columns: str | None) -> list[str]:
         )
     if left_out:
         note(f"left out {len(left_out)} column{'s' * (len(left_out) > 1)} not numeric: {', '.join(left_out)}")
+    for name in left_out:
+        if said := _said_of(table, name, few=True):
+            note(f"column {name!r} holds numbers, but {said}. Mend or empty such cells to fit the column")
+    for name in names:
+        if len(names) > 1 and _is_identifier(table[name]):
+            others = ",".join(other for other in names if other != name)
+            note(
+                f"column {name!r} looks like an identifier or a row number, and is fitted. Leave it out by --columns {others!r}"
+            )
     return names
+
+
+def _is_identifier(column: pl.Series) -> bool:
+    """Integers, all different and evenly spaced, whatever their order."""
+    if not column.dtype.is_integer() or len(column) < LEAST_IDENTIFIER or column.null_count():
+        return False
+    values = column.to_numpy()
+    low = int(values.min())
+    step, rest = divmod(int(values.max()) - low, len(values) - 1)
+    return rest == 0 < step and bool(((values - low) % step == 0).all()) and column.n_unique() == len(values)
 
 
 def require(table: pl.DataFrame, names: list[str], what: str) -> list[str]:
@@ -104,20 +177,26 @@ def require(table: pl.DataFrame, names: list[str], what: str) -> list[str]:
             near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.4)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise BadInput(f"there is no column {name!r}, which {what}.{hint} Columns: {', '.join(table.columns)}.")
+        if table[name].null_count() == table.height:
+            raise BadInput(f"column {name!r} holds no value. Leave it out.")
         if not _is_numeric(table, name):
-            raise BadInput(f"column {name!r} is not numeric ({table.schema[name]}). Convert it, or leave it out.")
+            said = _said_of(table, name) or "its cells are no numbers"
+            raise BadInput(f"column {name!r} is not numeric ({table.schema[name]}): {said}. Convert it, or leave it out.")
     return names
 
 
 def numbers(table: pl.DataFrame, names: list[str], file: Path) -> tuple[np.ndarray, np.ndarray]:
     """The complete rows as float64, and which rows they are."""
     X = table.select(pl.col(names).cast(pl.Float64)).to_numpy(order="c")  # as JAX holds it: one copy less
-    complete = np.isfinite(X).all(axis=1)
+    present = np.isfinite(X)
+    complete = present.all(axis=1)
     missing = int((~complete).sum())
     if missing == len(X):
         raise BadInput(f"{file}: every row lacks a value in {', '.join(names)}. Choose other --columns.")
     if missing:
-        note(f"left out {missing} of {len(X)} rows with missing or infinite values")
+        lacking = len(X) - present.sum(axis=0)
+        causes = [f"{lacking[i]} in {names[i]}" for i in np.argsort(-lacking, kind="stable") if lacking[i]]
+        note(f"left out {missing} of {len(X)} rows with missing or infinite values: {listed(causes)}")
     return X[complete] if missing else X, complete
 
 
@@ -131,6 +210,22 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def group_names(column: pl.Series) -> pl.Series:
+    """What divides the rows: numbers as numbers, whole ones as integers, all else as text; missing where there is none."""
+    if column.dtype.is_float():
+        column = column.fill_nan(None)
+        whole = column.cast(pl.Int64, strict=False)
+        same = whole.null_count() == column.null_count() and (whole == column).all()
+        return whole if same else column
+    return column if column.dtype.is_integer() else column.cast(pl.String)
+
+
+def listed(parts: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    more = f" and {len(parts) - NAMED} more" if len(parts) > NAMED else ""
+    return ", ".join(parts[:NAMED]) + more
 
 
 def note(text: str) -> None:

@@ -160,12 +160,12 @@ def test_fit_predict_show_and_sample(run, messy, tmp_path):
     report = json.loads(out)
     assert code == 0
     assert "left out 1 column not numeric: name" in err
-    assert "left out 3 of 40 rows" in err
+    assert "left out 3 of 40 rows with missing or infinite values: 2 in a, 1 in b" in err
     assert (report["rows"], report["rows_used"]) == (40, 37)
     assert (report["columns"], report["status"], len(report["weights"])) == (["a", "b"], "CONVERGED", 2)
     assert (tmp_path / "fit.png").read_bytes()[:4] == b"\x89PNG"
     labels = pl.read_csv(tmp_path / "labels.csv")
-    assert labels.height == 40
+    assert labels["row"].to_list() == list(range(40))
     assert labels["component"].is_null().arg_true().to_list() == [2, 5, 7]
     present = labels["component"].drop_nulls()
     assert len(set(present[:17])) == 1
@@ -232,6 +232,10 @@ def test_text_of_a_parquet_file_is_read_where_it_is_asked_for(run, tmp_path):
         '"a,a";b\n1;2,5\n3;4\n',
         "a;b\n1;2\n3;4,0\n",
         "a, b\n1.0, 2.5\n3.0, 4.0\n",
+        'a;b\n"1";"2,5"\n"3";"4,0"\n',
+        "a;b\n1,0;2.5\n3,0;4.0\n",
+        "a;b\n1,0;2,5\n3;4.0\n-;1,5\n",
+        "a,b\n1,2.5\n3,4\nn/a,1\n.,2\n4,--\n",
     ],
 )
 def test_separators_and_decimal_commas(text, tmp_path):
@@ -239,6 +243,39 @@ def test_separators_and_decimal_commas(text, tmp_path):
     table = tables.read_table(tmp_path / "t.csv")
     X, _ = tables.numbers(table, tables.choose_columns(table, None), tmp_path)
     assert X.tolist() == [[1, 2.5 if "5" in text else 2], [3, 4]]
+
+
+def test_a_column_of_numbers_but_for_a_cell_is_named_with_it(run, tmp_path):
+    (tmp_path / "t.csv").write_text("a;b\n" + "".join(f"{i},5;{i * i}\n" for i in range(30)) + "12,x;3\n")
+    code, _, err = run("fit", "t.csv", "--components", "1", "--restarts", "1")
+    assert code == 0
+    assert "column 'a' holds numbers, but 1 of 31 cells is no number, the first '12,x' in row 30, counted from 0" in err
+    code, _, err = run("fit", "t.csv", "--columns", "a")
+    assert code == 2
+    assert "column 'a' is not numeric (String): 1 of 31 cells is no number, the first '12,x' in row 30" in err
+
+
+def test_a_column_that_counts_rows_is_noted(capsys):
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame({"id": range(1000, 1060, 2), "x": rng.normal(size=30), "n": rng.integers(0, 99, 30)})
+    assert tables.choose_columns(table, None) == ["id", "x", "n"]
+    said = capsys.readouterr().err
+    assert "column 'id' looks like an identifier or a row number, and is fitted. Leave it out by --columns 'x,n'" in said
+    assert said.count("identifier") == 1
+    tables.choose_columns(table, "id,x")  # who names it wants it
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "counts"), [("3", [3]), ("1:3", [1, 2, 3]), ("4,1,2", [1, 2, 4]), ("1:2, 5", [1, 2, 5])])
+def test_numbers_of_components_as_they_are_written(text, counts):
+    assert cli._component_range(text) == counts
+
+
+def test_flags_show_no_type_in_help(run):
+    code, out, _ = run("fit", "--help")
+    assert code == 0
+    assert "--json" in out
+    assert "bool" not in out
 
 
 BAD = {
@@ -251,6 +288,7 @@ BAD = {
     "unknown column": (["fit", "numbers.csv", "--columns", "aa"], "no column 'aa'.*Did you mean 'a'"),
     "column of text": (["fit", "words.csv", "--columns", "w"], "column 'w' is not numeric"),
     "components": (["fit", "numbers.csv", "--components", "9:1"], "--components must be a number"),
+    "components from nought": (["fit", "numbers.csv", "--components", "0:2"], "--components must be a number"),
     "components text": (["fit", "numbers.csv", "--components", "three"], "--components must be a number"),
     "too many components": (["fit", "numbers.csv", "--components", "7"], "more components than there are complete rows, 3"),
     "covariance": (["fit", "numbers.csv", "--components", "1", "--covariance-type", "fll"], "Did you mean 'full'"),
@@ -272,6 +310,9 @@ BAD = {
     "labels over input": (["fit", "numbers.csv", "--labels", "numbers.csv"], "must name different files"),
     "labels over model": (["fit", "numbers.csv", "--labels", "o", "--output", "o"], "must name different files"),
     "prediction over input": (["predict", "x.safetensors", "x.csv", "--output", "x.csv"], "must not name a file that is read"),
+    "a folder to show": (["show", "."], "is a folder. Name a model in it"),
+    "empty column": (["fit", "hollow.csv", "--columns", "b"], "column 'b' holds no value"),
+    "folder without models": (["predict", ".", "numbers.csv"], "does not hold the models of one run"),
     "features": (["predict", "m.safetensors", "numbers.csv"], "no column 'x0'"),
 }
 
@@ -282,6 +323,7 @@ def test_bad_input_is_one_line_and_code_two(case, run, tmp_path):
     (tmp_path / "bare.csv").write_text("1,2\n3,4\n")
     (tmp_path / "spaces.csv").write_text("a b\n1 2\n")
     (tmp_path / "blank.csv").write_text("")
+    (tmp_path / "hollow.csv").write_text("a,b\n1,\n2,NA\n")
     (tmp_path / "words.csv").write_text("v,w\nx,y\nz,t\n")
     (tmp_path / "numbers.csv").write_text("a,b\n1,2\n3,4\n5,7\n")
     for name in ("noise.csv", "noise.parquet"):
@@ -347,7 +389,36 @@ def test_groups_are_fitted_one_by_one(run, shops):
     files = sorted(path.name for path in (shops / "models").iterdir())
     assert files == ["0000_a_b.safetensors", "0001_north.safetensors", "0002_small.safetensors"]
     assert jaxgmm.load_metadata(shops / "models" / files[0])["group"] == "a/b"
-    assert "A mixture for each shop" in run(*command)[1]
+    assert labels.columns == ["row", "group", "component", "probability"]
+    assert labels["group"][[0, 60, 104]].to_list() == ["north", "a/b", None]
+    code, out, _ = run("predict", "models", "sales.csv")
+    assert code == 0
+    assert out == (shops / "labels.csv").read_text()
+    (shops / "models" / files[2]).unlink()
+    code, out, err = run("predict", "models", "sales.csv")
+    assert "models has no model of the group small: labels of 4 rows are left blank" in err
+    assert pl.read_csv(out.encode())["component"].null_count() == 6
+    code, _, err = run(*command, "--output", "models")
+    assert code == 2
+    assert "models holds models already" in err
+    (shops / "new").mkdir()
+    out = run(*command, "--output", "new")[1]
+    assert "A mixture for each shop" in out
+    assert "wrote 3 models to new" in out
+
+
+def test_groups_of_numbers_come_in_their_order_and_tiny_ones_keep_the_smallest_mixture(run, tmp_path):
+    rng = np.random.default_rng(0)
+    year = [9.0] * 12 + [10.0] * 12 + [100.0] * 2 + [np.nan]
+    frame = pl.DataFrame({"year": year, "x": rng.normal(size=27), "y": rng.normal(size=27)})
+    frame.write_csv(tmp_path / "t.csv")
+    code, out, err = run("fit", "t.csv", "--group", "year", "--components", "1:2", "--restarts", "1", "--json")
+    assert code == 0
+    groups = json.loads(out)["groups"]
+    assert [group["group"] for group in groups] == ["9", "10", "100"]
+    assert (groups[2]["status"], groups[2]["components"]) == ("DEGENERATE", 1)
+    assert "every number of components is degenerate in 1 group, and the smallest is kept: 100" in err
+    assert "left out 1 rows without a year" in err
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ FLOORS = {
     6: ["many", "selection"],
     7: [
         "cache",
+        "cli_groups",
         "drawing",
         "grouped",
         "io",
@@ -46,6 +47,7 @@ STEPS = {
     "batch": {"clusters", "initial", "lanes"},
     "implicit": {"lanes"},
     "rounds": {"batch"},
+    "cli_groups": {"grouped", "io", "reports", "tables"},
     "plotting": {"drawing"},
     "reports": {"grouped"},
     "sklearn_answers": {"padding", "precisions", "sklearn_door"},

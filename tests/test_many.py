@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from structures import random_samples
+from structures import random_mixture, random_samples
 
 import jaxgmm
 from jaxgmm import Status, batch, initial, loop, many, rounds
+from jaxgmm.result import FitResult, Lanes
 from jaxgmm.structures import get_structure
 
 KEY = jax.random.key(0)
@@ -254,3 +255,21 @@ def test_the_warning_of_lost_digits_points_to_the_user():
         assert len(caught) >= 2
     """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=200)
+
+
+def test_a_result_shows_itself_in_a_line():
+    params = jax.tree.map(np.asarray, random_mixture("diag"))
+    status = np.array(Status.CONVERGED, np.int32)
+    number, count = np.array(-1.5), np.array(7, np.int32)
+    one = FitResult(
+        params, number, count, status, np.zeros(0), Lanes(number[None], count[None], status[None], np.zeros((1, 0)))
+    )
+    shape = f"K = {params.n_components}, D = {params.n_features}, diag"
+    assert repr(one) == f"<FitResult: {shape}, log-likelihood -1.5 nats; converged after 7 iterations.>"
+    many = jax.tree.map(lambda leaf: np.stack([leaf] * 3), one)
+    assert repr(many) == f"<FitResult (3,): {shape}; 3 CONVERGED>"
+    assert repr(jax.tree.map(lambda leaf: 0, one)).startswith("FitResult(params=")
+    said = []
+    jax.eval_shape(lambda result: said.append(repr(result)), one)
+    assert said[0].startswith("FitResult(params=")
+    assert "Tracer" in said[0]

@@ -246,10 +246,13 @@ def test_the_status_tells_how_it_ended():
 
 
 def test_verbose_says_so(capsys):
-    GaussianMixture(2, tol=1e-9, init_params="random", random_state=0, verbose=2, verbose_interval=1, max_iter=1000).fit(X)
+    words = dict(verbose=2, verbose_interval=1)
+    gm = GaussianMixture(2, tol=1e-9, init_params="random", random_state=0, max_iter=1000, **words).fit(X)
     said = capsys.readouterr().out
     assert "Iteration" in said
     assert "Initialization converged." in said
+    bounds = [float(line.split("lower bound ")[1].split()[0].rstrip(".")) for line in said.splitlines()]
+    np.testing.assert_allclose(bounds, gm.lower_bound_, atol=1)  # means of a sample, all of them
 
 
 @pytest.mark.parametrize(
