@@ -12,27 +12,8 @@ import numpy as np
 import polars as pl
 
 MISSING = [
-    *(
-        "",
-        "-",
-        "--",
-        "---",
-        ".",
-        "..",
-        "?",
-        "NA",
-        "N/A",
-        "n/a",
-        "na",
-        "n.a.",
-        "#N/A",
-        "#N/A N/A",
-        "#NA",
-        "<NA>",
-        "#VALUE!",
-        "#DIV/0!",
-    ),
-    *("NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
+    *("", "-", "--", "---", ".", "..", "?", "NA", "N/A", "n/a", "n.a.", "#N/A", "#N/A N/A", "#NA", "<NA>"),
+    *("NaN", "nan", "-NaN", "-nan", "NULL", "null", "None", "#VALUE!", "#DIV/0!", "1.#IND", "-1.#IND", "1.#QNAN", "-1.#QNAN"),
 ]
 """Cells that hold no value: pandas's, and what spreadsheets and statistics programs write."""
 
