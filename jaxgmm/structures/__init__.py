@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from jaxgmm.checks import check_choice
+from jaxgmm.structures.along_axes import EEV, EVE, VEV, VVE
+from jaxgmm.structures.along_features import EEI, EII, EVI, VEI
 from jaxgmm.structures.base import Dense, Diagonal, Structure
 from jaxgmm.structures.diag import Diag
 from jaxgmm.structures.full import Full
-from jaxgmm.structures.mclust import EEI, EEV, EII, EVE, EVI, EVV, VEE, VEI, VEV, VVE
+from jaxgmm.structures.proportional import EVV, VEE
 from jaxgmm.structures.spherical import Spherical
 from jaxgmm.structures.tied import Tied
 

@@ -25,6 +25,8 @@ from jax import Array, lax
 from jax.scipy.special import logsumexp
 from jaxtyping import Bool, Float
 
+from jaxgmm.numerics import contract
+
 T = TypeVar("T")
 
 MOST_TURNS = 200
@@ -81,6 +83,12 @@ class Sharing:
         shared = jnp.max(jnp.where(present[:, None], split(fitted)[0], -jnp.inf))
         return jnp.where(present[:, None], fitted, shared + shape)
 
+    def fitted(
+        self, count: Array, squares: Array, table: Array, floor: Array, present: Array, once: bool
+    ) -> Float[Array, "K D"]:
+        """``step`` until it no longer moves."""
+        return settle(lambda table: self.step(count, squares, table, floor, present), table, lambda table: table, once)
+
     def lifted(self, table: Float[Array, "K D"], floor: Float[Array, "K D"]) -> Float[Array, "K D"]:
         """A table of this kind above the floor, from one that may be below it."""
         short = jnp.maximum(floor - table, 0)
@@ -101,6 +109,9 @@ class Sharing:
         first = free[n_volumes:].reshape(n_components if self.shape else 1, n_features - 1)
         shape = jnp.concatenate([first, -jnp.sum(first, axis=1, keepdims=True)], axis=1)
         return jnp.broadcast_to(free[:n_volumes, None] + shape, (n_components, n_features))
+
+
+EQUAL, VOLUMES, SHAPES, BOTH = Sharing(False, False), Sharing(True, False), Sharing(False, True), Sharing(True, True)
 
 
 def split(table: Float[Array, "K D"]) -> tuple[Float[Array, "K 1"], Float[Array, "K D"]]:
@@ -155,7 +166,14 @@ def pour(
     return jnp.maximum(log_squares - level(mean)[0][:, None], floor)
 
 
-def settle(step: Callable[[T], T], state: T, table_of: Callable[[T], Array], once: bool, most: int = MOST_TURNS) -> T:
+def log_floor(floor: Float[Array, " D"] | None, axes: Float[Array, "_ D D"], shape: tuple[int, ...]) -> Float[Array, "K D"]:
+    """The logarithm of the least variance along each axis, that of the floor: ln d^T diag(floor) d."""
+    if floor is None:
+        return jnp.full(shape, -jnp.inf, axes.dtype)
+    return jnp.broadcast_to(jnp.log(contract("kij,i->kj", axes * axes, floor)), shape)
+
+
+def settle(step: Callable[[T], T], state: T, table_of: Callable[[T], Array], once: bool) -> T:
     """``step`` until the table no longer moves; ``once``, a single step, has a reverse mode."""
     if once:
         return step(state)
@@ -169,4 +187,4 @@ def settle(step: Callable[[T], T], state: T, table_of: Callable[[T], Array], onc
 
     far = jnp.max(table_of(state)) * 0 + 1  # varies with the state, as the loop will make it
     begin = jnp.int32(0), jnp.where(jnp.isfinite(far), far, 1), state
-    return lax.while_loop(lambda carry: (carry[0] < most) & (carry[1] > 0), turn, begin)[2]
+    return lax.while_loop(lambda carry: (carry[0] < MOST_TURNS) & (carry[1] > 0), turn, begin)[2]
