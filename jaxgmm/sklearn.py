@@ -197,7 +197,7 @@ class GaussianMixture(FittedMixture):
 
             # Each start is a run of its own: it ends the same, bit for bit, beside any number of others, and in one program.
             runs, _ = run_parts(begin, n_lanes, 1, data, plan, tol, limit, talk)
-            ends = [jax.tree.map(np.asarray, _finished(run, self.max_iter > 0)) for run in runs]
+            ends = [_end(run, self.max_iter > 0) for run in runs]
         end, converged = _likeliest(ends, n_theirs)
         if end.status == Status.NONFINITE:
             raise ValueError(COLLAPSED)
@@ -364,6 +364,12 @@ def _divided(array: np.ndarray, unit: float, times: int) -> np.ndarray:
     for _ in range(times):  # the square of the unit may leave the range of the dtype
         array = array / array.dtype.type(unit)
     return array
+
+
+def _end(run: Batch, stepped: bool) -> tuple[FitResult, Any]:
+    """``_finished`` in NumPy. A last M-step that collapses a component is not taken: the step before it is a mixture still."""
+    end = jax.tree.map(np.asarray, _finished(run, stepped))
+    return end if not stepped or has_inverses(end[0].params) else jax.tree.map(np.asarray, _finished(run, False))
 
 
 @partial(jax.jit, static_argnames="stepped")
