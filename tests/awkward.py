@@ -131,6 +131,14 @@ def offsets_and_scales(add: Callable[..., None]) -> None:
             add(f"one sample at {far:g}, {kind}", X, None, covariance_type=kind, n_components=3)
     for scale in (1e-160, 1e-300, 1e100, 1e150, 1e160, 1e300):
         add(f"scale {scale:g}", CLOUDS * scale, None)
+    for scale in (1e-18, 1e18):
+        for kind in TYPES:
+            add(f"scale {scale:g} f4, {kind}", (CLOUDS * scale).astype("f4"), None, reg_covar=0.0, covariance_type=kind)
+    for far in (1e5, 1e8, 1e12):
+        for kind in TYPES:
+            X = np.r_[CLOUDS[:10], CLOUDS[:54] + far]
+            truth = np.r_[np.full(10, 2), TRUTH[:54]]
+            add(f"most samples {far:g} away, {kind}", X, truth, covariance_type=kind, n_components=3)
 
 
 def weights(add: Callable[..., None]) -> None:

@@ -2,6 +2,7 @@
 
 import _thread
 import contextlib
+import signal
 import threading
 from functools import partial
 
@@ -17,6 +18,14 @@ from jaxgmm import Status, batch, rounds
 from jaxgmm.rounds import together
 
 KEY = jax.random.key(0)
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c_is_heard():
+    """A job in the background, such as CI, is started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def counting(start, turns, seen=None):
