@@ -9,7 +9,8 @@ import numpy as np
 
 DATA = Path(__file__).parent / "data"
 DATASETS = ["faithful", "iris", "diabetes", "banknote", "acidity"]
-MODELS = {"full": ("VVV", "V"), "tied": ("EEE", "E"), "diag": ("VVI", "V"), "spherical": ("VII", "V")}
+LETTERS = {"full": "VVV", "tied": "EEE", "diag": "VVI", "spherical": "VII"}
+"""mclust's names of the classics; the other structures have no others."""
 
 
 @cache
@@ -30,6 +31,11 @@ def labels(name: str) -> np.ndarray:
     return np.array([[int(c) for c in mclust()[name]["labels"][str(g)]] for g in range(1, 7)], np.int32)
 
 
+def letters(covariance_type: str) -> str:
+    return LETTERS.get(covariance_type, covariance_type)
+
+
 def fits(name: str, covariance_type: str) -> list[dict]:
-    """The reference fits of a structure, for G = 1..6; in one dimension "E" and "V" stand for it."""
-    return [f for f in mclust()[name]["fits"] if f["model"] in MODELS[covariance_type]]
+    """The reference fits of a structure, for G = 1..6; in one dimension the letter of the volume stands for it."""
+    model = letters(covariance_type)
+    return [f for f in mclust()[name]["fits"] if f["model"] in (model, model[0])]

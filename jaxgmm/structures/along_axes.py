@@ -62,9 +62,13 @@ class AlongAxes(Full):
         axes, table = _read(cov)
         return _root(axes, self.sharing.lifted(table, log_floor(floor, axes, table.shape)))
 
-    def better(self, count: Array, scatter: Array, previous: Array, found: Array, floor: Array | None) -> Array:
-        """What was found, unless turning into a bound that depends on the axes made it less likely than ``previous``."""
-        if floor is None:
+    def better(self, count: Array, scatter: Array, previous: Array, found: Array, floor: Array | None, once: bool) -> Array:
+        """What was found, unless turning into a bound that depends on the axes made it less likely than ``previous``.
+
+        Less likely by more than rounding: at rest the two are one, and what was found has the derivatives. ``once`` has none
+        of this, as to keep what is there is a step with any fixed point.
+        """
+        if floor is None or once:
             return found
         present = is_present(count)
         count, scatter = jnp.where(present, count, 0), jnp.where(present[:, None, None], scatter, 0)
@@ -75,7 +79,8 @@ class AlongAxes(Full):
             return deviance(count, squares_along(axes, scatter), table), jnp.all(above)
 
         (before, inside), (after, _) = judged(previous), judged(found)
-        return jnp.where(inside & (after > before), previous, found)
+        noise = 64 * jnp.finfo(after.dtype).eps * jnp.sum(jnp.abs(count[:, None] * _read(previous)[1]) + count[:, None])
+        return jnp.where(inside & (after - before > noise), previous, found)
 
     def widened(self, cov: Array, variance: Float[Array, ""]) -> Array:
         axes, table = _read(cov)
@@ -105,7 +110,7 @@ class OwnAxes(AlongAxes):
         squares = squares_along(axes, scatter)
         least = log_floor(floor, axes, table.shape)
         found = self.sharing.fitted(count, squares, self.sharing.lifted(table, least), least, present, once)
-        return self.better(count, scatter, previous, _root(axes, found), floor)
+        return self.better(count, scatter, previous, _root(axes, found), floor, once)
 
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         values, axes = each(eigen, dense)
@@ -148,7 +153,7 @@ class CommonAxes(AlongAxes):
     def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
         before, table = _read(previous)
         found = self._turned(count, scatter, orthonormal(before[0]), table, floor, once)
-        return self.better(count, scatter, previous, found, floor)
+        return self.better(count, scatter, previous, found, floor, once)
 
     def _turned(self, count: Array, scatter: Array, axes: Array, table: Array, floor: Array | None, once: bool) -> Array:
         present = is_present(count)
