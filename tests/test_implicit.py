@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from structures import NAMES, random_weight
+from structures import FAMILIES, NAMES, random_weight
 
 import jaxgmm
 
@@ -47,6 +47,7 @@ SLOW = [
     for word, floor in (("free", FREE), ("binds", BINDS))
     if (name, word) not in (("full", "binds"), ("diag", "free"))
 ]
+SLOW += [pytest.param(name, FREE, id=f"{name}-free", marks=pytest.mark.slow) for name in FAMILIES]
 
 
 @pytest.mark.parametrize(("name", "floor"), QUICK + SLOW)

@@ -208,4 +208,6 @@ def _read(root: Float[Array, "K D D"]) -> tuple[Float[Array, "K D D"], Float[Arr
 
 
 def _root(axes: Float[Array, "_ D D"], table: Float[Array, "K D"]) -> Float[Array, "K D D"]:
-    return axes * jnp.exp(table / 2)[:, None, :]
+    """Axes times standard deviations. An axis has no sign: its largest entry is positive, so that there is one root of each."""
+    largest = jnp.take_along_axis(axes, jnp.argmax(jnp.abs(axes), axis=1, keepdims=True), axis=1)
+    return axes * jnp.where(largest < 0, -1, 1) * jnp.exp(table / 2)[:, None, :]
