@@ -28,6 +28,7 @@ from jaxgmm.contract import deviations, log_gaussians, moments
 from jaxgmm.numerics import contract as multiply
 from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted, weighted_quantile
 from jaxgmm.params import GMMParams, cast, mixture_centre, moved
+from jaxgmm.structures.base import Inner
 from jaxgmm.sums import Statistics
 
 
@@ -277,14 +278,14 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
     return maximised(params, stats, floor)
 
 
-@partial(jax.jit, static_argnames="once")
-def maximised(params: GMMParams, stats: Statistics, floor: Float[Array, " D"] | None, *, once: bool = False) -> GMMParams:
-    """``maximise`` without the door, inside an absolute bound; ``once`` is that of ``Structure.estimate``."""
+@partial(jax.jit, static_argnames="inner")
+def maximised(params: GMMParams, stats: Statistics, floor: Float[Array, " D"] | None, *, inner: Inner = Inner.END) -> GMMParams:
+    """``maximise`` without the door, inside an absolute bound; ``inner`` is that of ``Structure.estimate``."""
     structure, count = params.structure, stats.count
     shift = divide_or_keep(stats.first, count, jnp.zeros_like(stats.first))
     means = params.means + shift  # eq. (7): the mean of x is the mean of x - mu, moved
     scatter = structure.recentre(count, shift, stats.second)
-    cov = structure.estimate(count, scatter, params.cov, floor, once)  # eq. (8) within the family
+    cov = structure.estimate(count, scatter, params.cov, floor, inner)  # eq. (8) within the family
     return GMMParams(count / jnp.sum(count), means, cov, structure)  # eqs. (10), (11): lambda = N
 
 

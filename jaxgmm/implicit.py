@@ -30,6 +30,7 @@ from jaxgmm.lanes import Samples
 from jaxgmm.numerics import divide_or_keep, is_present, varying_axes
 from jaxgmm.params import GMMParams, from_free, mixture_centre, moved, to_free
 from jaxgmm.result import FitResult
+from jaxgmm.structures.base import Inner
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -128,7 +129,7 @@ def parameters_adjoint(problem: Problem, result: FitResult, cotangent: FitResult
         if params.structure.by_component:
             moving = is_present(sums.count).reshape(-1, *(1 for _ in resting.shape[1:]))
             resting = jnp.where(moving, params.cov, resting)
-        new = em.maximised(replace(params, cov=resting), sums, floor, once=True)
+        new = em.maximised(replace(params, cov=resting), sums, floor, inner=Inner.ONE)
         means = divide_or_keep(sums.count[:, None] * new.means, sums.count, lax.stop_gradient(params.means))
         return to_free(replace(new, means=means), unit), sums.log_likelihood
 

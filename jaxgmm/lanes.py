@@ -16,6 +16,7 @@ from jaxgmm.loop import Status
 from jaxgmm.numerics import samples_per_weight
 from jaxgmm.params import GMMParams, from_free, moved, to_free
 from jaxgmm.result import FitResult, Lanes
+from jaxgmm.structures.base import Inner
 from jaxgmm.sums import Statistics, sum_over
 
 SPIKE, FLAT = 1e-3, 1e-5
@@ -126,13 +127,13 @@ def problem(setting: Setting, samples: Samples, accelerate: str | None) -> loop.
 
 
 def maximise(params: GMMParams, sums: Statistics, floor: Array | Added) -> GMMParams:
-    """The M-step inside the bound, or with what is added to the covariances."""
+    """A turn's M-step inside the bound, or with what is added to the covariances."""
     if isinstance(floor, Added):
         # A component without weight keeps its covariance: what is added to all must not add up in it.
         narrow = replace(params, cov=params.structure.widened(params.cov, -floor.variance))
-        found = em.maximise(narrow, sums)
+        found = em.maximised(narrow, sums, None, inner=Inner.FEW)
         return replace(found, cov=found.structure.widened(found.cov, floor.variance))
-    return em.maximise(params, sums, covariance_floor=floor)
+    return em.maximised(params, sums, floor, inner=Inner.FEW)
 
 
 def expect(params: GMMParams, samples: Samples, safest: bool = False) -> Statistics:

@@ -58,7 +58,7 @@ def agrees_with_mclust(name, covariance_type, dtype):
         bic = cell["n_params"] * np.log(n_samples) - 2 * fit.log_likelihood[g]
         np.testing.assert_allclose(bic, -cell["bic"], rtol=2 * converged)
         compared += 1
-    assert compared >= 3
+    assert compared >= 4  # mclust failed in two of six on acidity, and of iris in one (VEE) or two (EVV)
 
 
 WEIGHTED = [
@@ -94,8 +94,6 @@ def n_free(covariance_type, n_components, n_features):
 def test_criteria_of_mclusts_own_mixture_equal_mclusts(name, covariance_type, x64):
     X = reference.samples(name)
     (cell,) = (f for f in reference.fits(name, covariance_type) if f["G"] == 3)
-    if cell["loglik"] is None:
-        pytest.skip("mclust has no fit here")
     moments = cell["params"]
     n_features = X.shape[1]
     params = jaxgmm.GMMParams.from_moments(

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 
 from jaxgmm.numerics import contract, is_present
 from jaxgmm.structures.axes import from_angles, orthonormal, rotation, squares_along, to_angles, tournament
-from jaxgmm.structures.base import Whitener, each
+from jaxgmm.structures.base import Inner, Whitener, each
 from jaxgmm.structures.full import Full
 from jaxgmm.structures.matrices import eigen
 from jaxgmm.structures.volumes import BOTH, EQUAL, SHAPES, VOLUMES, Sharing, deviance, log_floor, settle
@@ -62,13 +62,13 @@ class AlongAxes(Full):
         axes, table = _read(cov)
         return _root(axes, self.sharing.lifted(table, log_floor(floor, axes, table.shape)))
 
-    def better(self, count: Array, scatter: Array, previous: Array, found: Array, floor: Array | None, once: bool) -> Array:
+    def better(self, count: Array, scatter: Array, previous: Array, found: Array, floor: Array | None, inner: Inner) -> Array:
         """What was found, unless turning into a bound that depends on the axes made it less likely than ``previous``.
 
-        Less likely by more than rounding: at rest the two are one, and what was found has the derivatives. ``once`` has none
-        of this, as to keep what is there is a step with any fixed point.
+        Less likely by more than rounding: at rest the two are one, and what was found has the derivatives. ``Inner.ONE`` has
+        none of this, as to keep what is there is a step with any fixed point.
         """
-        if floor is None or once:
+        if floor is None or inner is Inner.ONE:
             return found
         present = is_present(count)
         count, scatter = jnp.where(present, count, 0), jnp.where(present[:, None, None], scatter, 0)
@@ -103,14 +103,16 @@ class AlongAxes(Full):
 class OwnAxes(AlongAxes):
     """Each component its own axes: the eigenvectors of its scatter, the eigenvalues in rising order."""
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
         present = is_present(count)
         before, table = _read(previous)
         axes = jnp.where(present[:, None, None], each(eigen, scatter)[1], before)
         squares = squares_along(axes, scatter)
         least = log_floor(floor, axes, table.shape)
-        found = self.sharing.fitted(count, squares, self.sharing.lifted(table, least), least, present, once)
-        return self.better(count, scatter, previous, _root(axes, found), floor, once)
+        found = self.sharing.fitted(count, squares, self.sharing.lifted(table, least), least, present, inner)
+        return self.better(count, scatter, previous, _root(axes, found), floor, inner)
 
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         values, axes = each(eigen, dense)
@@ -150,12 +152,14 @@ class CommonAxes(AlongAxes):
     def least_weight(self, n_features: int) -> int:
         return 2
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
         before, table = _read(previous)
-        found = self._turned(count, scatter, orthonormal(before[0]), table, floor, once)
-        return self.better(count, scatter, previous, found, floor, once)
+        found = self._turned(count, scatter, orthonormal(before[0]), table, floor, inner)
+        return self.better(count, scatter, previous, found, floor, inner)
 
-    def _turned(self, count: Array, scatter: Array, axes: Array, table: Array, floor: Array | None, once: bool) -> Array:
+    def _turned(self, count: Array, scatter: Array, axes: Array, table: Array, floor: Array | None, inner: Inner) -> Array:
         present = is_present(count)
 
         def fitted(axes: Array, turned: Array, table: Array) -> Array:
@@ -175,14 +179,14 @@ class CommonAxes(AlongAxes):
 
         turned = contract("ji,kjl,lm->kim", axes, scatter, axes)
         start = Turning(axes, turned, fitted(axes, turned, table))
-        found = settle(sweep, start, lambda state: state.table, once)
+        found = settle(sweep, start, lambda state: state.table, inner)
         return _root(found.axes[None], found.table)
 
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         scatter = weights[:, None, None] * dense
         values, axes = eigen(jnp.sum(scatter, axis=0) / jnp.sum(weights))
         table = jnp.broadcast_to(jnp.log(values)[None], scatter.shape[:2])
-        return self._turned(weights, scatter, axes, table, None, False)
+        return self._turned(weights, scatter, axes, table, None, Inner.END)
 
 
 @dataclass(frozen=True)

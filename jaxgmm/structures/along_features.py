@@ -16,6 +16,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from jaxgmm.numerics import is_present
+from jaxgmm.structures.base import Inner
 from jaxgmm.structures.diag import Diag
 from jaxgmm.structures.spherical import Spherical
 from jaxgmm.structures.volumes import EQUAL, SHAPES, VOLUMES, Sharing, log_floor
@@ -27,7 +28,9 @@ class EII(Spherical):
 
     name = "EII"
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
         shared = jnp.sum(jnp.mean(scatter, axis=-1)) / jnp.sum(count)
         return self.floored(jnp.full_like(count, 1) * shared, floor)
 
@@ -52,10 +55,12 @@ class AlongFeatures(Diag):
 
     sharing: ClassVar[Sharing]
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
         present = is_present(count)
         least = log_floor(floor, jnp.eye(scatter.shape[1], dtype=scatter.dtype)[None], scatter.shape)
-        return jnp.exp(self.sharing.fitted(count, scatter, jnp.log(previous), least, present, once))
+        return jnp.exp(self.sharing.fitted(count, scatter, jnp.log(previous), least, present, inner))
 
     def n_free(self, n_components: int, n_features: int) -> int:
         return self.sharing.n_free(n_components, n_features)

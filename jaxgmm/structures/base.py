@@ -10,6 +10,7 @@ Shapes: diff (K, D, B) samples minus means, feature-major; gamma (K, B); count (
 from __future__ import annotations
 
 import abc
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeVar
@@ -24,6 +25,14 @@ from jaxgmm.numerics import apply_if, contract
 from jaxgmm.structures.matrices import binds, clip, exp_cholesky, factors, log_cholesky
 
 T = TypeVar("T")
+
+
+class Inner(enum.IntEnum):
+    """Most turns, within one M-step, of what a family without a closed form repeats."""
+
+    END = 200  # until nothing moves: the likeliest member
+    FEW = 3  # a step of EM: it rises as well, and the next one goes on from there (DECISIONS 39)
+    ONE = 1  # in a form with a reverse mode and the same fixed point
 
 
 class Whitener(NamedTuple):
@@ -47,7 +56,9 @@ class Structure(abc.ABC):
 
     # The family.
     @abc.abstractmethod
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
         """The member that maximises the likelihood, eq. (8) within the family, and inside the bound.
 
         Args:
@@ -55,8 +66,7 @@ class Structure(abc.ABC):
           scatter: sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T about the new means, as ``recentre`` gives it.
           previous: what a component without weight keeps, and where a family without a closed form goes on from.
           floor: (D,) least variances, see ``floored``; None for no bound.
-          once: a single step of a family without a closed form, from ``previous``: it has a reverse mode, and the same fixed
-            point.
+          inner: how far a family without a closed form goes from ``previous``.
         """
 
     @abc.abstractmethod

@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float
 
 from jaxgmm.numerics import contract, divide_or_keep
-from jaxgmm.structures.base import Diagonal, Whitener
+from jaxgmm.structures.base import Diagonal, Inner, Whitener
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,10 @@ class Diag(Diagonal):
 
     name = "diag"
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
-        return self.floored(divide_or_keep(scatter, count, previous), floor, once)
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
+        return self.floored(divide_or_keep(scatter, count, previous), floor, inner is Inner.ONE)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)

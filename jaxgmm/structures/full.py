@@ -10,7 +10,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Integer
 
 from jaxgmm.numerics import contract, divide_or_keep
-from jaxgmm.structures.base import Dense, Whitener, constant_of, each, products, with_one
+from jaxgmm.structures.base import Dense, Inner, Whitener, constant_of, each, products, with_one
 from jaxgmm.structures.matrices import inverse_root, is_indefinite
 
 TILE, TILED, WASTE = 8, 24, 4 / 3
@@ -27,8 +27,10 @@ class Full(Dense):
     name = "full"
     separate = True
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
-        return self.floored(divide_or_keep(scatter, count, previous), floor, once)
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
+        return self.floored(divide_or_keep(scatter, count, previous), floor, inner is Inner.ONE)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)

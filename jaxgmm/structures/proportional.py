@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxgmm.numerics import apply_if, contract, is_present
-from jaxgmm.structures.base import each
+from jaxgmm.structures.base import Inner, each
 from jaxgmm.structures.full import Full
 from jaxgmm.structures.matrices import eigen, exp_cholesky, inverse_root, is_indefinite, log_cholesky
 from jaxgmm.structures.volumes import SHAPES, settle
@@ -26,7 +26,9 @@ class VEE(Full):
 
     name = "VEE"
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
         present, n_features = is_present(count), scatter.shape[1]
         count = jnp.where(present, count, 0)
         scatter = jnp.where(present[:, None, None], scatter, 0)
@@ -35,17 +37,17 @@ class VEE(Full):
         def common(volume: Array) -> Array:
             found = jnp.sum(scatter * jnp.exp(-volume)[:, None, None], axis=0) / jnp.sum(count)
             smallest = jnp.min(jnp.where(present, volume, jnp.inf))
-            return within(found, None if floor is None else floor * jnp.exp(-smallest), once)
+            return within(found, None if floor is None else floor * jnp.exp(-smallest), inner is Inner.ONE)
 
         def step(volume: Array) -> Array:
             cov = common(volume)
             inverse, _ = inverse_root(cov)
             trace = jnp.sum(contract("ij,kjl->kil", inverse, scatter) * inverse[None], axis=(1, 2))
             mean = jnp.maximum(trace, 0) / (n_features * jnp.where(present, count, 1))  # rounding may leave less than nothing
-            return _above(jnp.where(present, jnp.log(mean), volume), cov, floor, once)
+            return _above(jnp.where(present, jnp.log(mean), volume), cov, floor, inner is Inner.ONE)
 
         volume = each(inverse_root, previous)[1] / n_features
-        volume = settle(step, volume, lambda volume: volume, once)
+        volume = settle(step, volume, lambda volume: volume, inner)
         return jnp.exp(volume)[:, None, None] * common(volume)[None]
 
     def n_free(self, n_components: int, n_features: int) -> int:
@@ -78,7 +80,9 @@ class EVV(Full):
 
     name = "EVV"
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
         present, n_features = is_present(count), scatter.shape[1]
         scatter = jnp.where(present[:, None, None], scatter, previous)
         volume = each(inverse_root, scatter)[1] / n_features
@@ -99,7 +103,7 @@ class EVV(Full):
 
         outside = each(lambda one: is_indefinite(one - jnp.diag(floor)), free)
         binds = jnp.any(present & outside) & jnp.all(jnp.isfinite(scatter))
-        return jnp.where(binds, bounded(free), free) if once else apply_if(binds, bounded, free)
+        return jnp.where(binds, bounded(free), free) if inner is Inner.ONE else apply_if(binds, bounded, free)
 
     def n_free(self, n_components: int, n_features: int) -> int:
         return super().n_free(n_components, n_features) - (n_components - 1)

@@ -9,7 +9,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Integer
 
 from jaxgmm.numerics import contract
-from jaxgmm.structures.base import Dense, Whitener, constant_of, with_one
+from jaxgmm.structures.base import Dense, Inner, Whitener, constant_of, with_one
 from jaxgmm.structures.matrices import inverse_root
 
 
@@ -20,8 +20,10 @@ class Tied(Dense):
     name = "tied"
     by_component = False
 
-    def estimate(self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, once: bool = False) -> Array:
-        return self.floored(scatter / jnp.sum(count), floor, once)
+    def estimate(
+        self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
+    ) -> Array:
+        return self.floored(scatter / jnp.sum(count), floor, inner is Inner.ONE)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)

@@ -26,11 +26,9 @@ from jax.scipy.special import logsumexp
 from jaxtyping import Bool, Float
 
 from jaxgmm.numerics import contract
+from jaxgmm.structures.base import Inner
 
 T = TypeVar("T")
-
-MOST_TURNS = 200
-"""Most turns of an inner loop."""
 
 NEWTON = 12
 """Steps of Newton's method to the volume that components share."""
@@ -84,10 +82,10 @@ class Sharing:
         return jnp.where(present[:, None], fitted, shared + shape)
 
     def fitted(
-        self, count: Array, squares: Array, table: Array, floor: Array, present: Array, once: bool
+        self, count: Array, squares: Array, table: Array, floor: Array, present: Array, inner: Inner
     ) -> Float[Array, "K D"]:
         """``step`` until it no longer moves."""
-        return settle(lambda table: self.step(count, squares, table, floor, present), table, lambda table: table, once)
+        return settle(lambda table: self.step(count, squares, table, floor, present), table, lambda table: table, inner)
 
     def lifted(self, table: Float[Array, "K D"], floor: Float[Array, "K D"]) -> Float[Array, "K D"]:
         """A table of this kind above the floor, from one that may be below it."""
@@ -173,9 +171,9 @@ def log_floor(floor: Float[Array, " D"] | None, axes: Float[Array, "_ D D"], sha
     return jnp.broadcast_to(jnp.log(contract("kij,i->kj", axes * axes, floor)), shape)
 
 
-def settle(step: Callable[[T], T], state: T, table_of: Callable[[T], Array], once: bool) -> T:
-    """``step`` until the table no longer moves; ``once``, a single step, has a reverse mode."""
-    if once:
+def settle(step: Callable[[T], T], state: T, table_of: Callable[[T], Array], inner: Inner) -> T:
+    """``step`` until the table no longer moves, or for as many turns as ``inner`` allows."""
+    if inner is Inner.ONE:
         return step(state)
     still = 4 * float(jnp.finfo(table_of(state).dtype).eps)
 
@@ -187,4 +185,4 @@ def settle(step: Callable[[T], T], state: T, table_of: Callable[[T], Array], onc
 
     far = jnp.max(table_of(state)) * 0 + 1  # varies with the state, as the loop will make it
     begin = jnp.int32(0), jnp.where(jnp.isfinite(far), far, 1), state
-    return lax.while_loop(lambda carry: (carry[0] < MOST_TURNS) & (carry[1] > 0), turn, begin)[2]
+    return lax.while_loop(lambda carry: (carry[0] < inner) & (carry[1] > 0), turn, begin)[2]
