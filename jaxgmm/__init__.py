@@ -5,6 +5,7 @@ from jaxgmm.criteria import aic, bic, icl
 from jaxgmm.density import log_prob, mixture_covariance, mixture_mean, predict, predict_proba, sample
 from jaxgmm.em import e_step, log_likelihood, m_step, maximise, statistics
 from jaxgmm.fitting import fit, fit_from
+from jaxgmm.gradient import fit_gradient
 from jaxgmm.initial import initialise
 from jaxgmm.io import from_dict, load, load_metadata, save, to_dict
 from jaxgmm.loop import Status
@@ -26,6 +27,7 @@ __all__ = [
     "e_step",
     "fit",
     "fit_from",
+    "fit_gradient",
     "fit_many",
     "from_dict",
     "icl",

@@ -185,7 +185,7 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
         sums = problem.expect(proposal.state)
         old, new = problem.objective(carry.sums), problem.objective(sums)
         gain = ((new.value - old.value) + (new.lost - old.lost)) / new.weight
-        finite = jnp.isfinite(new.value) & _all_finite(proposal.state)
+        finite = jnp.isfinite(new.value) & all_finite(proposal.state)
         n_iter = carry.n_iter + 1
         above_best = (new.value - carry.best[0]) + (new.lost - carry.best[1])
         best = jax.tree.map(lambda a, b: jnp.where(above_best > 0, a, b), (new.value, new.lost), carry.best)
@@ -291,5 +291,6 @@ def _record(trace: Array, index: Array | int, value: Array) -> Array:
     return trace.at[index].set(value, mode="drop") if trace.shape[0] else trace
 
 
-def _all_finite(tree: Any) -> Array:
+def all_finite(tree: Any) -> Array:
+    """Are all numbers of a pytree finite?"""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))

@@ -16,7 +16,7 @@ FLOORS = {
     2: ["params", "sums", "contract", "result"],
     3: ["em"],
     4: ["clusters", "initial", "lanes", "implicit", "batch", "rounds", "density", "criteria"],
-    5: ["fitting"],
+    5: ["fitting", "gradient"],
     6: ["many", "selection"],
     7: [
         "cache",
@@ -46,6 +46,7 @@ STEPS = {
     "initial": {"clusters"},
     "batch": {"clusters", "initial", "lanes"},
     "implicit": {"lanes"},
+    "gradient": {"fitting"},
     "rounds": {"batch"},
     "cli_groups": {"grouped", "io", "reports", "tables"},
     "plotting": {"drawing"},

@@ -146,6 +146,10 @@ class Structure(abc.ABC):
     def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "J D"], Float[Array, " J"]]:
         """Variance of each feature within each component, and their weights; a pooled structure has one row."""
 
+    @abc.abstractmethod
+    def quadratic(self, factor: Array, scatter: Array) -> Float[Array, ""]:
+        """sum_k tr(Sigma_k^-1 W_k) of scatters W_k, stored as ``recentre`` gives them."""
+
     # The bound.
     @abc.abstractmethod
     def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
@@ -188,6 +192,9 @@ class Dense(Structure):
         quadratic = jnp.sum(1 + white * white, axis=-1) + jnp.sqrt(jnp.sum(terms * terms, axis=(-2, -1)))
         linear = contract("kij,kj->ki", jnp.abs(factor), spread)
         return quadratic, jnp.sqrt(jnp.sum(linear * linear, axis=-1))
+
+    def quadratic(self, factor: Array, scatter: Array) -> Float[Array, ""]:
+        return jnp.sum(contract("...ij,...jk->...ik", factor, scatter) * factor)
 
     def root(self, cov: Array) -> Array:
         return each(factors, cov)[0]
@@ -250,6 +257,9 @@ class Diagonal(Structure):
 
     def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
         return scatter / jnp.where(count > 0, count, 1)[:, None], count
+
+    def quadratic(self, factor: Array, scatter: Float[Array, "K D"]) -> Float[Array, ""]:
+        return jnp.sum(_by_feature(factor) ** 2 * scatter)
 
     def root(self, cov: Array) -> Array:
         return jnp.sqrt(cov)
