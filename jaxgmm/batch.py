@@ -231,17 +231,20 @@ def advance(batch: Batch, data: Data, passes: Array, most: Array, tol: Array, pl
 @partial(jax.jit, static_argnames="n_restarts")
 def finish(batch: Batch, n_restarts: int) -> FitResult:
     """The best of each ``n_restarts`` consecutive lanes, with a leading axis."""
-    ends = _ends(batch)
+    ends = _ends(batch, n_restarts)
     sets = jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] // n_restarts, n_restarts, *leaf.shape[1:]), ends)
-    return jax.vmap(lanes.best)(sets)
+    return jax.vmap(lanes.best)(*sets)
 
 
 @partial(jax.jit, static_argnames="n_restarts")
 def finish_one(parts: Sequence[Batch], n_restarts: int) -> FitResult:
     """The best of the first ``n_restarts`` lanes of all parts."""
-    ends = jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n_restarts], *map(_ends, parts))
-    return lanes.best(ends)
+    several = [_ends(part, n_restarts) for part in parts]
+    return lanes.best(*jax.tree.map(lambda *leaves: jnp.concatenate(leaves)[:n_restarts], *several))
 
 
-def _ends(batch: Batch) -> FitResult:
-    return jax.vmap(lanes.finish, in_axes=(0, None if batch.centre.ndim == 1 else 0))(batch.lanes, batch.centre)
+def _ends(batch: Batch, n_restarts: int) -> tuple[FitResult, Array]:
+    """All lanes as results, with their handicaps where there are several to choose from."""
+    ends = jax.vmap(lanes.finish, in_axes=(0, None if batch.centre.ndim == 1 else 0))(batch.lanes, batch.centre)
+    alone = n_restarts == 1
+    return ends, jnp.zeros_like(ends.log_likelihood) if alone else jax.vmap(lanes.handicap)(batch.lanes)

@@ -13,7 +13,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
-from jaxgmm import checks
+from jaxgmm import checks, swaps
 from jaxgmm.clusters import Clusters, draw, find_clusters, whole
 from jaxgmm.contract import moments
 from jaxgmm.em import maximise
@@ -49,7 +49,10 @@ def initialise(
       method: "kmeans": seeds drawn with probability proportional to w_n min_j |z_n - c_j|^2, c_j the seeds before (k-means++),
         then Lloyd's passes, then the moments of the clusters, all in fully whitened coordinates z, so that the start does not
         depend on the units or axes of X;
-        "k-means++": the same without Lloyd's passes; "random_from_data": K samples as means, the covariance of X for all;
+        "k-means++": the same without Lloyd's passes;
+        "swaps": from k-means a search by 96 random swaps, each a component set down elsewhere and 12 passes of EM over what
+        k-means looks at, kept where that is better;
+        "random_from_data": K samples as means, the covariance of X for all;
         "random": random responsibilities, drawn row by row; or (N,) labels counted from 0; or (N, K) responsibilities.
       covariance_type: structure of the mixture, by name.
       sample_weight: (N,) weights; zero is absent, two is seen twice, in the draws as well (but for "random", where a row
@@ -64,7 +67,7 @@ def initialise(
         of samples of positive weight; weights that are negative, not finite, all zero, or beyond the range of float32.
 
     Source: Arthur and Vassilvitskii (2007), "k-means++: the advantages of careful seeding"; Lloyd (1982), IEEE Transactions on
-    Information Theory 28.
+    Information Theory 28; for "swaps" Zhao et al. (2012), Pattern Recognition Letters 33.
 
     >>> import jax, jaxgmm
     >>> X = [[0.0], [0.1], [0.2], [9.0], [9.1], [9.2]]
@@ -115,7 +118,9 @@ def first_mixture(
     """``initialise`` without the door. The first ``n_used`` components are in use, the others have no weight."""
     weight = present(X, sample_weight)
     if isinstance(given, Clusters):
-        return from_clusters(*looked_at(X, weight, n_components), given, n_used, structure)
+        seen = looked_at(X, weight, n_components)
+        start = from_clusters(*seen, given, n_used, structure)
+        return swaps.improved(jax.random.fold_in(key, 1), *seen, start, n_used) if name == SWAPS else start
     if given is None:
         return DRAWN[name](key, X, weight, n_used, n_components, structure)
     gamma = jax.nn.one_hot(given, n_components, dtype=weight.dtype) if given.ndim == 1 else given.astype(weight.dtype)
@@ -207,7 +212,9 @@ def random_responsibilities(
     return from_responsibilities(X, weight, gamma / jnp.sum(gamma, axis=1, keepdims=True), n_used, structure)
 
 
-CLUSTERINGS = {"kmeans": True, "k-means++": False}
+SWAPS = "swaps"
+
+CLUSTERINGS = {"kmeans": True, "k-means++": False, SWAPS: True}
 """The methods that start from clusters, and whether Lloyd's passes follow."""
 
 DRAWN: dict[str, Callable[[Array, Array, Array, Array | int, int, Structure], GMMParams]] = {

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Integer
 from jaxgmm import em, loop
 from jaxgmm.accelerate import Squarem
 from jaxgmm.loop import Status
-from jaxgmm.numerics import samples_per_weight
+from jaxgmm.numerics import contract, samples_per_weight
 from jaxgmm.params import GMMParams, from_free, moved, to_free
 from jaxgmm.result import FitResult, Lanes
 from jaxgmm.structures.base import Inner
@@ -22,6 +22,10 @@ from jaxgmm.sums import Statistics, sum_over
 SPIKE, FLAT = 1e-3, 1e-5
 """A component whose variance in some direction, as a share of the pooled covariance, is below ``SPIKE`` with just the
 samples it needs (below ``SPIKE / r`` with r times as many), or below ``FLAT`` with any number, is a spike: DECISIONS.md."""
+
+NARROW, BENEFIT = 1e-3, 40
+"""Restarts are compared as if the first ``BENEFIT`` samples gained nothing by a component that in some direction has less than
+``NARROW`` of the variance of the features: DECISIONS 41."""
 
 RESOLUTION, NOISE = 64, 2
 """Roundings of a log density within which a fall of the likelihood may be rounding, and that a gain typically has."""
@@ -100,11 +104,35 @@ def finish(lane: Lane, centre: Float[Array, " D"]) -> FitResult:
     return FitResult(moved(carry.state, centre), log_likelihood, carry.n_iter, status, carry.trace, lanes)
 
 
-def best(results: FitResult) -> FitResult:
-    """The likeliest of R results: of those that ended well, else of the degenerate, else of the rest."""
+def handicap(lane: Lane) -> Float[Array, ""]:
+    """Nats that are taken off the log-likelihood of a lane before it is compared with others.
+
+    With s_k = tr(Sigma_k^-1) times ``NARROW``, features measured in standard deviations of the mixture, which is above one
+    where a direction is narrower than ``NARROW``: BENEFIT / 2 sum_k (1 + ln s_k), over the s_k above one.
+    """
+    params = lane.carry.state
+    mean = contract("k,kd->d", params.weights, params.means)
+    within = params.structure.variances(params.cov, params.n_components, params.n_features)
+    unit = jnp.sqrt(contract("k,kd->d", params.weights, within + (params.means - mean[None]) ** 2))
+    narrowness = NARROW * params.structure.trace_precision(params.cov, params.n_components, unit)
+    narrowness = jnp.where(params.weights > 0, narrowness, 0)
+    nats = jnp.where(narrowness > 1, 1 + jnp.log(jnp.maximum(narrowness, 1)), 0)
+    return BENEFIT / 2 * jnp.sum(nats) / lane.setting.per_weight
+
+
+def standing(lane: Lane) -> Float[Array, ""]:
+    """What a lane is worth beside others of the same samples, in nats; -inf where it is degenerate or not finite."""
+    end = finish(lane, jnp.zeros_like(lane.carry.state.means[0]))
+    well = (end.status != Status.NONFINITE) & (end.status != Status.DEGENERATE) & jnp.isfinite(end.log_likelihood)
+    return jnp.where(well, end.log_likelihood - handicap(lane), -jnp.inf)
+
+
+def best(results: FitResult, handicaps: Float[Array, " R"]) -> FitResult:
+    """The likeliest of R results, less their handicaps: of those that ended well, else of the degenerate, else of the rest."""
     rank = jnp.select([results.status == Status.NONFINITE, results.status == Status.DEGENERATE], [0, 1], 2)
     rank = jnp.where(jnp.isfinite(results.log_likelihood), rank, -1)
-    score = jnp.where(rank == jnp.max(rank), results.log_likelihood, -jnp.inf)
+    standing = results.log_likelihood - jnp.where(jnp.isfinite(handicaps), handicaps, 0)
+    score = jnp.where(rank == jnp.max(rank), standing, -jnp.inf)
     chosen = jax.tree.map(lambda leaf: leaf[jnp.argmax(score)], results)
     return chosen._replace(lanes=jax.tree.map(lambda leaf: leaf[:, 0], results.lanes))
 

@@ -25,7 +25,6 @@ from sklearn.utils import check_array, check_random_state
 from jaxgmm import batch, checks, lanes, sklearn_door
 from jaxgmm.batch import Batch, Data, Plan
 from jaxgmm.fitting import admit, check_options, run_parts
-from jaxgmm.initial import METHODS
 from jaxgmm.lanes import Added
 from jaxgmm.loop import Status
 from jaxgmm.padding import in_padded, in_rows
@@ -34,7 +33,7 @@ from jaxgmm.precisions import COLLAPSED, check_weights, has_inverses, inverted, 
 from jaxgmm.result import FitResult
 from jaxgmm.sklearn_answers import FittedMixture, in_precision
 from jaxgmm.sklearn_door import FLOATS, weighted_samples
-from jaxgmm.sklearn_starts import estimated, responsibilities, whitened_clusters
+from jaxgmm.sklearn_starts import STARTS, estimated, responsibilities, whitened_clusters
 from jaxgmm.sklearn_words import UNCONVERGED, Talk, in_words
 from jaxgmm.structures import CLASSICS, Structure, get_structure
 
@@ -301,7 +300,7 @@ class GaussianMixture(FittedMixture):
         checks.check_nonnegative("verbose", int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose)
         if not isinstance(self.warm_start, (bool, np.bool_)):
             raise ValueError(f"warm_start must be True or False; got {self.warm_start!r}.")
-        checks.check_choice("init_params", self.init_params, METHODS)
+        checks.check_choice("init_params", self.init_params, STARTS)
 
     def _given(self, structure: Structure, n_features: int, dtype: np.dtype) -> dict[str, np.ndarray]:
         """What was given to start from, checked, by the names of ``GMMParams``."""

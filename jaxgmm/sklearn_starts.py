@@ -25,6 +25,10 @@ LEAST_SPREAD = 1e-6
 """Variance of standardised features along an axis below which whitening does not stretch it further: copied features."""
 
 
+STARTS = "kmeans", "k-means++", "random", "random_from_data"
+"""scikit-learn's values of ``init_params``."""
+
+
 def responsibilities(
     method: str, X: np.ndarray, weight: np.ndarray | None, n_components: int, random_state: np.random.RandomState
 ) -> np.ndarray:

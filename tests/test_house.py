@@ -15,7 +15,7 @@ FLOORS = {
     1: ["accelerate", "structures"],
     2: ["params", "sums", "contract", "result"],
     3: ["em"],
-    4: ["clusters", "initial", "lanes", "implicit", "batch", "rounds", "density", "criteria"],
+    4: ["clusters", "initial", "lanes", "implicit", "swaps", "batch", "rounds", "density", "criteria"],
     5: ["fitting", "gradient"],
     6: ["many", "selection"],
     7: [
@@ -43,7 +43,8 @@ STEPS = {
     "loop": {"numerics"},
     "contract": {"params", "sums"},
     "result": {"params"},
-    "initial": {"clusters"},
+    "initial": {"clusters", "swaps"},
+    "swaps": {"lanes"},
     "batch": {"clusters", "initial", "lanes"},
     "implicit": {"lanes"},
     "gradient": {"fitting"},

@@ -22,7 +22,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Integer
 
 from jaxgmm.numerics import apply_if, contract
-from jaxgmm.structures.matrices import binds, clip, exp_cholesky, factors, log_cholesky
+from jaxgmm.structures.matrices import binds, clip, exp_cholesky, factors, inverse_root, log_cholesky
 
 T = TypeVar("T")
 
@@ -165,6 +165,10 @@ class Structure(abc.ABC):
         """Sigma_k + variance 1."""
 
     @abc.abstractmethod
+    def trace_precision(self, cov: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+        """tr(Sigma_k^-1), features measured in ``unit``: what the narrowest direction of a component decides."""
+
+    @abc.abstractmethod
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
         """Has a component in some direction less than its ``share`` of the variance of the pooled covariance?"""
 
@@ -195,6 +199,10 @@ class Dense(Structure):
 
     def quadratic(self, factor: Array, scatter: Array) -> Float[Array, ""]:
         return jnp.sum(contract("...ij,...jk->...ik", factor, scatter) * factor)
+
+    def trace_precision(self, cov: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+        dense = self.dense(cov, n_components, len(unit)) / (unit[:, None] * unit[None, :])[None]
+        return jnp.sum(jax.vmap(inverse_root)(dense)[0] ** 2, axis=(-2, -1))
 
     def root(self, cov: Array) -> Array:
         return each(factors, cov)[0]
@@ -260,6 +268,9 @@ class Diagonal(Structure):
 
     def quadratic(self, factor: Array, scatter: Float[Array, "K D"]) -> Float[Array, ""]:
         return jnp.sum(_by_feature(factor) ** 2 * scatter)
+
+    def trace_precision(self, cov: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+        return jnp.sum(unit[None] ** 2 / self.variances(cov, n_components, len(unit)), axis=-1)
 
     def root(self, cov: Array) -> Array:
         return jnp.sqrt(cov)
