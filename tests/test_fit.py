@@ -15,7 +15,7 @@ from sklearn.mixture import GaussianMixture
 from structures import NAMES, D, K, N, random_gamma, random_mixture, random_samples, random_weight
 
 import jaxgmm
-from jaxgmm import Status, rounds
+from jaxgmm import Status, lanes, rounds
 from jaxgmm.structures import STRUCTURES
 
 KEY = jax.random.key(0)
@@ -457,3 +457,21 @@ def least_relative_eigenvalues(cov, pooled):
     """Smallest eigenvalue of each matrix in the metric of another."""
     root = np.linalg.inv(np.linalg.cholesky(pooled))
     return np.linalg.eigvalsh(root @ cov @ root.T)[:, 0]
+
+
+def test_of_restarts_a_narrow_one_must_be_likelier_by_what_its_first_samples_gain(x64):
+    """BENEFIT / 2 (1 + ln s), s = NARROW tr(Sigma_k^-1) in units of the mixture's variance; nothing below s = 1."""
+    X = np.random.default_rng(0).normal(size=(50, 1))
+    samples = lanes.Samples(jnp.asarray(X), None, jnp.zeros(1))
+    found = []
+    for width in (1.0, 1e-2):
+        start = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[width**2]]])
+        lane = lanes.begin(start, samples, jnp.asarray(0.0), None, 0)
+        found.append(float(lanes.handicap(lane)))
+    variance = (1 + width**2) / 2 + 1
+    np.testing.assert_allclose(found, [0, lanes.BENEFIT / 2 * (1 + np.log(lanes.NARROW * variance / width**2))], rtol=1e-9)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf + 1]), lanes.finish(lane, jnp.zeros(1)))
+    several = several._replace(status=jnp.zeros(2, jnp.int32))
+    for handicap, chosen in ((0.9, 1), (1.1, 0)):
+        best = lanes.best(several, jnp.asarray([0.0, handicap]))
+        np.testing.assert_array_equal(best.log_likelihood, several.log_likelihood[chosen])

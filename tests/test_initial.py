@@ -1,5 +1,6 @@
 """Starts: draws pick for pick, whitening, given labels."""
 
+import dataclasses
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from structures import NAMES, random_samples
 
 import jaxgmm
-from jaxgmm import initial
+from jaxgmm import initial, swaps
 
 KEY = jax.random.key(0)
 K_MEANS_SEEDS = pytest.param("k-means++", marks=pytest.mark.slow)  # the first half of "kmeans"
@@ -71,7 +72,7 @@ def test_draw_is_the_inverse_of_the_cumulative_mass(mass, uniform):
         assert uniform * mass.sum() <= (below + mass[index]) * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("method", ["kmeans", K_MEANS_SEEDS, "random_from_data"])
+@pytest.mark.parametrize("method", ["kmeans", K_MEANS_SEEDS, pytest.param("swaps", marks=pytest.mark.slow), "random_from_data"])
 def test_weight_two_is_seen_twice_and_zero_is_absent_pick_for_pick(method, x64):
     X = random_samples(n=20)
     times = np.array([0, 1, 2, 3, 1] * 4)
@@ -114,7 +115,7 @@ def test_labels_are_hard_responsibilities(name, x64):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13), start, expected)
 
 
-@pytest.mark.parametrize("method", ["kmeans", K_MEANS_SEEDS, "random_from_data", "random"])
+@pytest.mark.parametrize("method", ["kmeans", K_MEANS_SEEDS, "swaps", "random_from_data", "random"])
 def test_every_method_starts_from_awkward_samples(method):
     samples = {
         "one value": np.ones((9, 2)),
@@ -154,3 +155,33 @@ def test_random_responsibilities_are_a_distribution(x64):
     start = jaxgmm.initialise(KEY, random_samples(), 3, method="random")
     np.testing.assert_allclose(start.weights.sum(), 1)
     assert (np.asarray(start.weights) > 0).all()
+
+
+def test_swaps_leave_where_k_means_is_stuck(x64):
+    """Two of three clusters lie close: a component that straddles them and two in the third is where k-means leads at times."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(60, 1)) * 0.2 + at for at in (0, 1.2, 9)] + [9 + 2 * rng.normal(size=(60, 1))])
+    keys = jax.random.split(KEY, 6)
+
+    def ends(method):
+        def end(key):
+            return jaxgmm.fit_from(jaxgmm.initialise(key, X, 4, method=method), X, max_iter=300).log_likelihood
+
+        return np.asarray(jax.jit(jax.vmap(end))(keys))
+
+    stuck, free = ends("random_from_data"), ends("swaps")
+    assert stuck.min() < free.max() - 5  # it can be missed,
+    assert free.min() > free.max() - 1  # and is not
+
+
+def test_a_swap_moves_one_component_in_use_to_a_sample_in_use(x64):
+    X, weight = random_samples(n=20), jnp.asarray(np.arange(20) % 2, float)
+    start = jaxgmm.initialise(KEY, X, 3)
+    start = dataclasses.replace(start, weights=jnp.asarray([0.6, 0.4, 0.0]))
+    for key in jax.random.split(KEY, 8):
+        after = swaps.swapped(key, start, jnp.asarray(X), weight, 2)
+        (moved,) = np.flatnonzero((after.means != start.means).any(axis=1))
+        assert moved < 2
+        assert (X[1::2] == np.asarray(after.means[moved])).all(axis=1).any()
+        assert after.weights[2] == 0
+        np.testing.assert_allclose(after.weights.sum(), 1)

@@ -298,3 +298,11 @@ def test_sample_has_the_mixtures_moments(family, x64):
     for k in range(K):
         np.testing.assert_allclose((label == k).mean(), params.weights[k], atol=0.02)
         np.testing.assert_allclose(np.cov(X[label == k].T), sigma[k], rtol=0.15, atol=0.1)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_trace_of_the_precision_is_that_of_full_matrices(name, x64):
+    params, unit = random_mixture(name), jnp.asarray(np.arange(1.0, 1 + random_samples().shape[1]))
+    dense = jaxgmm.covariances(params) / (unit[:, None] * unit[None, :])[None]
+    found = params.structure.trace_precision(params.cov, params.n_components, unit)
+    np.testing.assert_allclose(found, np.trace(np.linalg.inv(dense), axis1=1, axis2=2), rtol=1e-9)
