@@ -117,7 +117,9 @@ def fit(
 
     Restart r is ``fit_from(initialise(jax.random.split(key, n_restarts)[r], X, n_components, ...), X, ...)`` up to rounding.
     The best is the likeliest of those that ended finite and not ``Status.DEGENERATE``; a degenerate one wins only if there is
-    no other. On the host the fit runs in rounds of about a second, and Ctrl-C ends it after the round with the best parameters
+    no other. A component that in some direction has less than about a thousandth of the features' variance is charged what its
+    first 40 samples gain by that, so that one flattened on a few samples does not win. On the host the fit runs in rounds of
+    about a second, and Ctrl-C ends it after the round with the best parameters
     so far, in ``Status.INTERRUPTED`` (twice: without); under a trace it is one loop, without the checks of values.
 
     Args:
