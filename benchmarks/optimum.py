@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 import time
 import warnings
 from pathlib import Path
@@ -23,13 +24,7 @@ import jaxgmm
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
 
-COLUMNS = {
-    "faithful": ["eruptions", "waiting"],
-    "iris": ["Sepal.Length", "Sepal.Width", "Petal.Length", "Petal.Width"],
-    "diabetes": ["glucose", "insulin", "sspg"],
-    "banknote": ["Length", "Left", "Right", "Bottom", "Top", "Diagonal"],
-    "acidity": ["acidity"],
-}
+COLUMNS = {name: of["columns"] for name, of in json.loads((DATA / "mclust.json").read_text()).items() if "columns" in of}
 
 COUNTS = range(2, 7)
 NEAR, NARROW = 1e-3, 1e-3

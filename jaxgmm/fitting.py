@@ -119,8 +119,8 @@ def fit(
     The best is the likeliest of those that ended finite and not ``Status.DEGENERATE``; a degenerate one wins only if there is
     no other. A component that in some direction has less than about a thousandth of the features' variance is charged what its
     first 40 samples gain by that, so that one flattened on a few samples does not win. On the host the fit runs in rounds of
-    about a second, and Ctrl-C ends it after the round with the best parameters
-    so far, in ``Status.INTERRUPTED`` (twice: without); under a trace it is one loop, without the checks of values.
+    about a second, and Ctrl-C ends it after the round with the best parameters so far, in ``Status.INTERRUPTED`` (twice:
+    without); under a trace it is one loop, without the checks of values.
 
     Args:
       key: random key; the same key gives the same result, bit for bit. (Keys of the implementation "rbg" draw otherwise

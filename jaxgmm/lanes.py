@@ -131,8 +131,8 @@ def best(results: FitResult, handicaps: Float[Array, " R"]) -> FitResult:
     """The likeliest of R results, less their handicaps: of those that ended well, else of the degenerate, else of the rest."""
     rank = jnp.select([results.status == Status.NONFINITE, results.status == Status.DEGENERATE], [0, 1], 2)
     rank = jnp.where(jnp.isfinite(results.log_likelihood), rank, -1)
-    standing = results.log_likelihood - jnp.where(jnp.isfinite(handicaps), handicaps, 0)
-    score = jnp.where(rank == jnp.max(rank), standing, -jnp.inf)
+    worth = results.log_likelihood - jnp.where(jnp.isfinite(handicaps), handicaps, 0)  # NaN of a covariance that is not finite
+    score = jnp.where(rank == jnp.max(rank), worth, -jnp.inf)
     chosen = jax.tree.map(lambda leaf: leaf[jnp.argmax(score)], results)
     return chosen._replace(lanes=jax.tree.map(lambda leaf: leaf[:, 0], results.lanes))
 

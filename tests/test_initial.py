@@ -157,8 +157,8 @@ def test_random_responsibilities_are_a_distribution(x64):
     assert (np.asarray(start.weights) > 0).all()
 
 
-def test_swaps_leave_where_k_means_is_stuck(x64):
-    """Two of three clusters lie close: a component that straddles them and two in the third is where k-means leads at times."""
+def test_swaps_leave_where_another_start_is_stuck(x64):
+    """Two clusters lie close, and a narrow one lies in a wide one: a component that straddles the two leaves three for the rest."""
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.normal(size=(60, 1)) * 0.2 + at for at in (0, 1.2, 9)] + [9 + 2 * rng.normal(size=(60, 1))])
     keys = jax.random.split(KEY, 6)
