@@ -32,7 +32,7 @@ NARROWER = 4
 """A component that is set down has the pooled covariance over this: half the width of the others."""
 
 TOL, FLOOR = 1e-8, 1e-6
-"""Tolerance and relative covariance floor of the short runs, whatever those of the fit: a start is the same under all options."""
+"""Tolerance and relative covariance floor of the short runs, whatever those of the fit."""
 
 
 def improved(

@@ -158,7 +158,7 @@ def test_random_responsibilities_are_a_distribution(x64):
 
 
 def test_swaps_leave_where_another_start_is_stuck(x64):
-    """Two clusters lie close, and a narrow one lies in a wide one: a component that straddles the two leaves three for the rest."""
+    """Two clusters lie close, and a narrow one lies in a wide one: one component may straddle the two."""
     rng = np.random.default_rng(0)
     X = np.concatenate([rng.normal(size=(60, 1)) * 0.2 + at for at in (0, 1.2, 9)] + [9 + 2 * rng.normal(size=(60, 1))])
     keys = jax.random.split(KEY, 6)

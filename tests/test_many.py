@@ -123,7 +123,9 @@ def test_a_sweep_is_the_fits_of_its_grid(names):
     assert found.bic[found.best] == found.bic[sound].min()
 
 
-@pytest.mark.parametrize("name", ["kmeans", pytest.param("k-means++", marks=pytest.mark.slow), "random_from_data", "random"])
+@pytest.mark.parametrize(
+    "name", ["kmeans", pytest.param("k-means++", marks=pytest.mark.slow), "swaps", "random_from_data", "random"]
+)
 def test_components_not_in_use_change_nothing(name, x64):
     """A mixture of two inside an array of four is the mixture of two, start by start."""
     X, full = jnp.asarray(random_samples(n=40)), get_structure("full")
