@@ -10,7 +10,8 @@ from jaxgmm.initial import initialise
 from jaxgmm.io import from_dict, load, load_metadata, save, to_dict
 from jaxgmm.loop import Status
 from jaxgmm.many import fit_many
-from jaxgmm.params import GMMParams, covariances, n_free_parameters
+from jaxgmm.params import GMMParams, covariances, from_free, n_free_parameters, to_free
+from jaxgmm.priors import Prior, default_prior
 from jaxgmm.result import FitResult
 from jaxgmm.selection import Sweep, sweep
 from jaxgmm.sums import Statistics
@@ -18,18 +19,21 @@ from jaxgmm.sums import Statistics
 __all__ = [
     "FitResult",
     "GMMParams",
+    "Prior",
     "Statistics",
     "Status",
     "Sweep",
     "aic",
     "bic",
     "covariances",
+    "default_prior",
     "e_step",
     "fit",
     "fit_from",
     "fit_gradient",
     "fit_many",
     "from_dict",
+    "from_free",
     "icl",
     "initialise",
     "keep_compiled",
@@ -49,4 +53,5 @@ __all__ = [
     "statistics",
     "sweep",
     "to_dict",
+    "to_free",
 ]

@@ -17,6 +17,7 @@ from jaxgmm.initial import CLUSTERINGS, first_clusters, first_mixture
 from jaxgmm.lanes import Added, Lane, Samples
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, best_centre, digits_needed, mixture_centre
+from jaxgmm.priors import Prior
 from jaxgmm.result import FitResult
 from jaxgmm.structures import Structure
 
@@ -94,10 +95,19 @@ def restart_keys(key: Array, n_restarts: int, part: int) -> list[Array]:
 def begin_from(starts: GMMParams, data: Data, floor: Array | Added, plan: Plan) -> Batch:
     """Start lanes from mixtures with a leading axis of L; ``floor`` may be what is added in its place."""
     n_lanes = len(starts.weights)
-    return _evaluated(starts, data, None, n_lanes, floor, plan, n_lanes)
+    return _evaluated(starts, data, None, None, n_lanes, floor, plan, n_lanes)
 
 
-def begin(keys: Array, data: Data, given: Any, n_used: Array | None, n_live: Array | int, floor: Array, plan: Plan) -> Batch:
+def begin(
+    keys: Array,
+    data: Data,
+    given: Any,
+    n_used: Array | None,
+    n_live: Array | int,
+    floor: Array,
+    plan: Plan,
+    prior: Prior | None = None,
+) -> Batch:
     """Start the first ``n_live`` lanes; the others count as ended.
 
     Args:
@@ -108,6 +118,7 @@ def begin(keys: Array, data: Data, given: Any, n_used: Array | None, n_live: Arr
       n_live: lanes that are wanted.
       floor: see ``fit``.
       plan: what to compile for.
+      prior: one for each lane, with a leading axis of L, or None.
     """
     clusters = None
     # Restarts of one mixture share what a start measures of the samples, if they start together.
@@ -115,7 +126,7 @@ def begin(keys: Array, data: Data, given: Any, n_used: Array | None, n_live: Arr
     if given is None and plan.init in CLUSTERINGS:
         least, lloyd = plan.structure.least_weight(data.X.shape[-1]), CLUSTERINGS[plan.init]
         clusters = _clusters(keys, data, n_used, n_live, least, plan.n_components, lloyd, width)
-    return _begin(keys, data, given, clusters, n_used, n_live, floor, plan, width)
+    return _begin(keys, data, given, clusters, n_used, prior, n_live, floor, plan, width)
 
 
 @partial(jax.jit, static_argnames=("n_components", "lloyd", "width"))
@@ -145,6 +156,7 @@ def _begin(
     given: Any,
     clusters: Clusters | None,
     n_used: Array | None,
+    prior: Prior | None,
     n_live: Array | int,
     floor: Array,
     plan: Plan,
@@ -163,13 +175,14 @@ def _begin(
         return data.over_lanes(start, index, None, *_rows((keys, n_used, clusters), index))
 
     starts = _in_groups(start_group, n_lanes, n_live, width)
-    return _evaluated(starts, data, n_used, n_live, floor, plan, width)
+    return _evaluated(starts, data, n_used, prior, n_live, floor, plan, width)
 
 
 def _evaluated(
     starts: GMMParams,
     data: Data,
     n_used: Array | None,
+    prior: Prior | None,
     n_live: Array | int,
     floor: Array | Added,
     plan: Plan,
@@ -178,8 +191,8 @@ def _evaluated(
     """Lanes with the sums of their starts."""
     n_lanes = len(starts.weights)
 
-    def evaluate(samples: Samples, params: GMMParams, n_used: Array | None) -> Lane:
-        return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used)
+    def evaluate(samples: Samples, params: GMMParams, n_used: Array | None, prior: Prior | None) -> Lane:
+        return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used, prior)
 
     if data.owner is None:  # that of the components of all lanes
         flat = (array.reshape(-1, array.shape[-1]) for array in (starts.means, jax.vmap(digits_needed)(starts)))
@@ -188,7 +201,7 @@ def _evaluated(
         centre = jax.vmap(mixture_centre)(starts)
 
     def begin_group(index: Array) -> Lane:
-        return data.over_lanes(evaluate, index, _of_lanes(centre, index), *_rows((starts, n_used), index))
+        return data.over_lanes(evaluate, index, _of_lanes(centre, index), *_rows((starts, n_used, prior), index))
 
     begun = _in_groups(begin_group, n_lanes, n_live, width)
     live = jnp.arange(n_lanes, dtype=jnp.int32) < n_live

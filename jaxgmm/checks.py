@@ -263,14 +263,59 @@ def check_params(params: Any) -> None:
         )
 
 
-def check_centre(centre: ArrayLike | None, n_features: int) -> np.ndarray | jax.Array | None:
+def check_centre(centre: ArrayLike | None, n_features: int, name: str = "centre") -> np.ndarray | jax.Array | None:
     """None, or a point of D features."""
     if centre is None:
         return None
-    point = check_array("centre", centre)
+    point = check_array(name, centre)
     if point.shape != (n_features,):
-        raise ValueError(f"centre must have shape ({n_features},), one number a feature; got {point.shape}.")
+        raise ValueError(f"{name} must have shape ({n_features},), one number a feature; got {point.shape}.")
     return point
+
+
+def check_concentration(concentration: Any) -> Any:
+    """A finite number of at least one, or a tracer: below one a Dirichlet distribution has no mode."""
+    check_nonnegative("concentration", concentration)
+    if not is_traced(concentration) and np.asarray(concentration) < 1:
+        raise ValueError(f"concentration must be at least one, which is flat; got {concentration!r}.")
+    return concentration
+
+
+def check_scale(scale: ArrayLike, n_features: int) -> np.ndarray | jax.Array:
+    """A number, or a positive semidefinite (D, D) matrix."""
+    array = check_array("scale", scale)
+    if array.shape not in ((), (n_features, n_features)):
+        raise ValueError(f"scale must be a number or have shape ({n_features}, {n_features}); got shape {array.shape}.")
+    if not is_traced(array):
+        _check_semidefinite("scale", np.asarray(array, np.float64).reshape(len(array) if array.ndim else 1, -1))
+    return array
+
+
+def check_prior(prior: Any, n_features: int) -> Any:
+    """None, or a ``Prior`` of D features that no component can gain from without end."""
+    if prior is None:
+        return None
+    if not hasattr(prior, "shrinkage") or not hasattr(prior, "scatter"):
+        raise ValueError(f"prior must be a jaxgmm.Prior or None; got {prior!r}. Make one with jaxgmm.default_prior(X, K).")
+    shapes = {"weight": (), "shrinkage": (), "mean": (n_features,), "count": (), "scatter": (n_features, n_features)}
+    for name, shape in shapes.items():
+        array = check_array(f"prior.{name}", getattr(prior, name))
+        if array.shape != shape:
+            raise ValueError(f"prior.{name} must have shape {shape}; got {array.shape}.")
+        if not is_traced(array):
+            values = np.asarray(array, np.float64)
+            if not np.isfinite(values).all() or (shape == () and values < 0):
+                raise ValueError(f"prior.{name} must be finite{', zero or more' * (shape == ())}; got {values.tolist()}.")
+            if name == "scatter":
+                _check_semidefinite("prior.scatter", values)
+    return prior
+
+
+def _check_semidefinite(name: str, matrix: np.ndarray) -> None:
+    size = np.abs(matrix).max()
+    symmetric = np.isfinite(size) and np.abs(matrix - matrix.T).max() <= 1e-5 * size
+    if not symmetric or np.linalg.eigvalsh(matrix)[0] < -1e-5 * size:
+        raise ValueError(f"{name} must be finite, symmetric and positive semidefinite; got {matrix.tolist()}.")
 
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:

@@ -11,15 +11,13 @@ from jax import Array, lax
 from jaxtyping import Float, Integer, Shaped
 
 from jaxgmm import blocks, loop
-from jaxgmm.contract import moments
+from jaxgmm.contract import mean_and_scatter
 from jaxgmm.numerics import apply_if, contract, divide_or_keep, evenly, place, varying_with
-from jaxgmm.structures import get_structure
 from jaxgmm.structures.matrices import inverse_root
 
 LEAST_RIDGE = 1e-6
 """Added to the covariance that whitens, in units of each feature's variance: copied or constant features stay harmless."""
 
-FULL = get_structure("full")
 LLOYD_PASSES = 30
 LLOYD_TOL = 1e-4
 """Lloyd's passes, and the fall of the mean squared distance, per feature, at which they stop."""
@@ -75,16 +73,8 @@ class Frame(NamedTuple):
 def whole(X: Shaped[Array, "N D"], weight: Float[Array, " N"]) -> tuple[Float[Array, " D"], Float[Array, "D D"]]:
     """Mean and covariance of X, the latter positive definite whatever X holds."""
 
-    def all_to_one(diff: Float[Array, "1 D B"]) -> tuple[Array, Array]:
-        return jnp.ones_like(diff[:, 0]), jnp.zeros_like(diff[0, 0])
-
-    # The moments are taken about a sample, so an offset of the data costs no digits.
-    about = X[jnp.argmax(weight > 0)][None].astype(weight.dtype)
-    about = jnp.where(jnp.isfinite(about), about, 0)
-    sums = moments(FULL, about, (X,), weight, all_to_one)
-    total = jnp.maximum(sums.weight, jnp.finfo(weight.dtype).tiny)
-    shift = sums.first / total
-    cov = FULL.recentre(sums.count, shift, sums.second)[0] / total
+    mean, scatter, weight_of_all = mean_and_scatter(X, weight)
+    cov = scatter / jnp.maximum(weight_of_all, jnp.finfo(weight.dtype).tiny)
     variance = jnp.diagonal(cov)
     varies = variance > 0
     typical = jnp.sum(variance) / jnp.maximum(jnp.sum(varies), 1).astype(variance.dtype)
@@ -92,8 +82,8 @@ def whole(X: Shaped[Array, "N D"], weight: Float[Array, " N"]) -> tuple[Float[Ar
     # Between two clusters whitening leaves a distance of at most 2, which drowns in the noise of many features or of few
     # samples; there the ridge turns whitening into a scaling of each feature (DECISIONS.md has the figures).
     n_features = X.shape[1]
-    ridge = LEAST_RIDGE + (n_features / 100) ** 2 + (n_features / jnp.maximum(sums.weight, n_features)) ** 2
-    return about[0] + shift[0], cov + ridge * jnp.diag(scale)
+    ridge = LEAST_RIDGE + (n_features / 100) ** 2 + (n_features / jnp.maximum(weight_of_all, n_features)) ** 2
+    return mean, cov + ridge * jnp.diag(scale)
 
 
 def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Array, " N"]) -> Integer[Array, ""]:

@@ -35,7 +35,7 @@ from jaxtyping import Float, Integer
 from jaxgmm import blocks
 from jaxgmm.numerics import apply_if, contract, divide_or_keep, sum_compensated, varying_with, weighted
 from jaxgmm.params import GMMParams
-from jaxgmm.structures import Structure
+from jaxgmm.structures import Full, Structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics
 
@@ -110,6 +110,20 @@ def moments(
     per_sample = 4 * n_lanes * n_components * n_features
     size = block_size or blocks.block_size(samples[0].shape[0], per_sample, means.dtype.itemsize)
     return Statistics(*_fold(step, samples, sample_weight, size, means))
+
+
+def mean_and_scatter(X: Array, weight: Float[Array, " N"]) -> tuple[Float[Array, " D"], Float[Array, "D D"], Float[Array, ""]]:
+    """Of all samples: their mean, sum_n w_n (x_n - mean)(x_n - mean)^T, and their weight."""
+
+    def all_to_one(diff: Float[Array, "1 D B"]) -> tuple[Array, Array]:
+        return jnp.ones_like(diff[:, 0]), jnp.zeros_like(diff[0, 0])
+
+    # The moments are taken about a sample, so an offset of the data costs no digits.
+    about = X[jnp.argmax(weight > 0)][None].astype(weight.dtype)
+    about = jnp.where(jnp.isfinite(about), about, 0)
+    sums = moments(Full(), about, (X,), weight, all_to_one)
+    shift = sums.first / jnp.maximum(sums.weight, jnp.finfo(weight.dtype).tiny)
+    return about[0] + shift[0], Full().recentre(sums.count, shift, sums.second)[0], sums.weight
 
 
 def expect(

@@ -28,6 +28,7 @@ from jaxgmm.contract import deviations, log_gaussians, moments
 from jaxgmm.numerics import contract as multiply
 from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted, weighted_quantile
 from jaxgmm.params import GMMParams, cast, mixture_centre, moved
+from jaxgmm.priors import Prior, cast_prior, counts, pseudo_observations
 from jaxgmm.structures.base import Inner
 from jaxgmm.sums import Statistics
 
@@ -100,6 +101,7 @@ def m_step(
     *,
     sample_weight: ArrayLike | None = None,
     covariance_floor: ArrayLike | None = None,
+    prior: Prior | None = None,
 ) -> GMMParams:
     """The M-step, eqs. (7), (8) and (11): the parameters that maximise Q at fixed responsibilities.
 
@@ -112,6 +114,7 @@ def m_step(
       gamma: (N, K) responsibilities.
       sample_weight: (N,) weights w_n, by which gamma_nk is multiplied: zero is absent, two is seen twice.
       covariance_floor: see ``fit_from``, but relative to the components of ``gamma``; None for no bound.
+      prior: samples that each component has seen besides, see ``Prior``; then Q plus ln p is maximised.
 
     Returns:
       The mixture of these responsibilities, in the dtype of X.
@@ -132,12 +135,17 @@ def m_step(
     gamma = checks.check_gamma(gamma, X.shape[0], params.n_components)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
-    return _m_step(params, X, gamma, sample_weight, covariance_floor)
+    return _m_step(params, X, gamma, sample_weight, covariance_floor, checks.check_prior(prior, params.n_features))
 
 
 @jax.jit
 def _m_step(
-    params: GMMParams, X: Array, gamma: Array, sample_weight: Array | None, covariance_floor: Array | None
+    params: GMMParams,
+    X: Array,
+    gamma: Array,
+    sample_weight: Array | None,
+    covariance_floor: Array | None,
+    prior: Prior | None,
 ) -> GMMParams:
     params = cast(params, float_dtype(X))
 
@@ -145,7 +153,7 @@ def _m_step(
         return gamma, jnp.zeros_like(gamma[0])
 
     sums = moments(params.structure, params.means, (X, gamma), sample_weight, given)
-    return maximise(params, sums, covariance_floor=covariance_floor)
+    return maximise(params, sums, covariance_floor=covariance_floor, prior=prior)
 
 
 def log_likelihood(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Array:
@@ -247,13 +255,16 @@ def collect(
     return contract.expect(params, X, sample_weight, bayes, centre, block_size, lanes, safest)
 
 
-def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLike | None = None) -> GMMParams:
+def maximise(
+    params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLike | None = None, prior: Prior | None = None
+) -> GMMParams:
     """The M-step from sums: eqs. (7), (8) and (11), the covariances inside the bound.
 
     Args:
       params: the mixture under which ``stats`` were taken, so the moments are about ``params.means``.
       stats: sums of ``statistics``.
       covariance_floor: see ``fit_from``, but relative to the components of ``stats``; None for no bound.
+      prior: samples that each component has seen besides, see ``Prior``.
 
     Returns:
       The mixture, in the dtype of ``stats``.
@@ -273,20 +284,36 @@ def maximise(params: GMMParams, stats: Statistics, *, covariance_floor: ArrayLik
     """
     checks.check_params(params)
     covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
+    prior = checks.check_prior(prior, params.n_features)
     params = cast(params, stats.first.dtype)
     floor = None if covariance_floor is None else absolute_floor(params, stats, covariance_floor)
-    return maximised(params, stats, floor)
+    if prior is not None:
+        prior = cast_prior(prior, stats.first.dtype)
+        stats = stats + pseudo_observations(prior, params)
+    return maximised(params, stats, floor, prior)
 
 
 @partial(jax.jit, static_argnames="inner")
-def maximised(params: GMMParams, stats: Statistics, floor: Float[Array, " D"] | None, *, inner: Inner = Inner.END) -> GMMParams:
-    """``maximise`` without the door, inside an absolute bound; ``inner`` is that of ``Structure.estimate``."""
+def maximised(
+    params: GMMParams,
+    stats: Statistics,
+    floor: Float[Array, " D"] | None,
+    prior: Prior | None = None,
+    used: Float[Array, " K"] | None = None,
+    *,
+    inner: Inner = Inner.END,
+) -> GMMParams:
+    """``maximise`` without the door, inside an absolute bound, from sums that hold the prior's.
+
+    ``inner`` is that of ``Structure.estimate``; a prior sees the components that are ``used``.
+    """
     structure, count = params.structure, stats.count
+    of_weight, of_cov = counts(prior, count, used)
     shift = divide_or_keep(stats.first, count, jnp.zeros_like(stats.first))
     means = params.means + shift  # eq. (7): the mean of x is the mean of x - mu, moved
     scatter = structure.recentre(count, shift, stats.second)
-    cov = structure.estimate(count, scatter, params.cov, floor, inner)  # eq. (8) within the family
-    return GMMParams(count / jnp.sum(count), means, cov, structure)  # eqs. (10), (11): lambda = N
+    cov = structure.estimate(of_cov, scatter, params.cov, floor, inner)  # eq. (8) within the family
+    return GMMParams(of_weight / jnp.sum(of_weight), means, cov, structure)  # eqs. (10), (11): lambda = N
 
 
 def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: ArrayLike) -> Array:

@@ -22,6 +22,7 @@ from jaxgmm.initial import METHODS
 from jaxgmm.lanes import Samples
 from jaxgmm.numerics import float_dtype
 from jaxgmm.params import GMMParams, cast, mixture_centre, moved
+from jaxgmm.priors import Prior, cast_prior, default_prior
 from jaxgmm.result import FitResult
 from jaxgmm.rounds import Progress, Run, as_one, at_once, good_part, heard, rounds, together
 from jaxgmm.structures import Structure, get_structure
@@ -40,6 +41,7 @@ def fit_from(
     tol: ArrayLike = TOL,
     max_iter: ArrayLike = MAX_ITER,
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
+    prior: Prior | str | None = None,
     accelerate: str | None = None,
     axis_name: str | None = None,
     trace: int = 0,
@@ -64,6 +66,9 @@ def fit_from(
       covariance_floor: least variance in any direction. A number is relative to the variance of each feature within the
         components of the start; a (D,) array is absolute, in squared data units. Inside the bound the likelihood still
         never falls. Zero: no bound.
+      prior: None for maximum likelihood; a ``Prior``, samples that each component has seen besides; or "default", that of
+        ``default_prior``. With one the fit maximises the posterior, ``tol`` and ``trace`` are in its terms, and the result
+        holds ``log_posterior`` beside ``log_likelihood``.
       accelerate: None for plain EM, or "squarem" for squared extrapolation, kept only where it raises the likelihood.
       axis_name: mesh axis over which X and sample_weight are spread, inside ``shard_map``.
       trace: length T of the record of log-likelihoods, in nats.
@@ -92,7 +97,10 @@ def fit_from(
     X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     options = check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
-    return _fit_from(cast(params, float_dtype(X)), jnp.asarray(X), _as_array(sample_weight), *options, axis_name)
+    floor, tol, max_iter, *static = options
+    known = prior_of(prior, Data(jnp.asarray(X), _as_array(sample_weight)), None, params.n_components, params.structure)
+    problem = Problem(cast(params, float_dtype(X)), jnp.asarray(X), _as_array(sample_weight), floor, tol, max_iter, known)
+    return _fit_from(problem, *static, axis_name)
 
 
 def fit(
@@ -108,6 +116,7 @@ def fit(
     max_iter: ArrayLike = MAX_ITER,
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
     params: GMMParams | None = None,
+    prior: Prior | str | None = None,
     accelerate: str | None = None,
     trace: int = 0,
     callback: Callable[[Progress], None] | None = None,
@@ -135,6 +144,7 @@ def fit(
         degenerate; weights of a mean below one count as if they were scaled to mean one.
       tol, max_iter, covariance_floor, accelerate, trace: see ``fit_from``.
       params: a mixture to start from, instead of ``init``; its structure is that of the fit.
+      prior: see ``fit_from``.
       callback: called after each round, on the host, never under a trace, with a ``Progress``: ``n_iter``, ``max_iter``,
         ``log_likelihood`` (R,) in nats, ``status`` (R,), and of the ``total`` lanes how many have ``finished``.
       progress: show a bar (needs tqdm, in the extra ``cli``).
@@ -182,8 +192,10 @@ def fit(
     plan = Plan(structure, n_components, str(name), accelerate, trace, width)
     keys = batch.restart_keys(key, n_restarts, part)
 
+    known = of_lanes(prior_of(prior, data, offset, n_components, structure), part)
+
     def begin(first: int) -> Batch:
-        return batch.begin(keys[first // part], data, start, None, min(part, n_restarts - first), floor, plan)
+        return batch.begin(keys[first // part], data, start, None, min(part, n_restarts - first), floor, plan, known)
 
     with heard(callback, progress and not traced) as said:
         ends, n_ended = run_parts(begin, n_restarts, part, data, plan, tol, max_iter, said, traced)
@@ -240,6 +252,21 @@ def admit(X: Any, sample_weight: Any, vanishing: bool = False) -> tuple[Data, np
         if host.dtype == np.float64 and dtype == np.float32 and (known or np.isfinite(host).all()):
             X, offset = centred(host, weight)
     return Data(jnp.asarray(X), _as_array(sample_weight)), offset
+
+
+def prior_of(prior: Any, data: Data, offset: ArrayLike | None, n_components: int, structure: Structure) -> Prior | None:
+    """The prior that passed the door, of samples less ``offset``."""
+    n_features, dtype = data.X.shape[1], float_dtype(data.X)
+    if isinstance(prior, str):
+        checks.check_choice("prior", prior, ["default"])
+        return default_prior(data.X, n_components, structure, sample_weight=data.weight)
+    prior = checks.check_prior(prior, n_features)
+    return None if prior is None else cast_prior(prior, dtype, None if offset is None else jnp.asarray(offset).astype(dtype))
+
+
+def of_lanes(prior: Prior | None, n_lanes: int) -> Prior | None:
+    """The same prior for each lane."""
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (n_lanes, *leaf.shape)), prior)
 
 
 def returned(result: FitResult, offset: np.ndarray | None) -> FitResult:
@@ -312,22 +339,11 @@ def _frames_of_ours() -> int:
 
 
 @partial(jax.jit, static_argnames=("accelerate", "trace", "axis_name"))
-def _fit_from(
-    params: GMMParams,
-    X: Array,
-    sample_weight: Array | None,
-    floor: Array,
-    tol: Array,
-    max_iter: Array,
-    accelerate: str | None,
-    trace: int,
-    axis_name: str | None,
-) -> FitResult:
+def _fit_from(problem: Problem, accelerate: str | None, trace: int, axis_name: str | None) -> FitResult:
     def run(problem: Problem) -> FitResult:
-        start, X, sample_weight, floor, tol, max_iter = problem
+        start, X, sample_weight, floor, tol, max_iter, prior = problem
         samples = Samples(X, sample_weight, mixture_centre(start), axis_name)
-        lane = lanes.begin(start, samples, floor, accelerate, trace)
+        lane = lanes.begin(start, samples, floor, accelerate, trace, prior=prior)
         return lanes.finish(lanes.advance(lane, samples, max_iter, tol, accelerate), samples.centre)
 
-    problem = Problem(params, X, sample_weight, floor, tol, max_iter)
     return with_adjoint(run, parameters_adjoint, problem)

@@ -25,11 +25,13 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from jaxgmm import checks, lanes, loop
-from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, TOL, check_options
+from jaxgmm.batch import Data
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, TOL, check_options, prior_of
 from jaxgmm.lanes import Samples
 from jaxgmm.loop import Objective, Status
 from jaxgmm.numerics import float_dtype
 from jaxgmm.params import GMMParams, cast, from_free, mixture_centre, to_free
+from jaxgmm.priors import Prior, pseudo_observations
 from jaxgmm.result import FitResult
 from jaxgmm.sums import Statistics
 
@@ -67,6 +69,7 @@ def fit_gradient(
     tol: ArrayLike = TOL,
     max_iter: ArrayLike = MAX_ITER,
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
+    prior: Prior | str | None = None,
     trace: int = 0,
 ) -> FitResult:
     """Maximise the log-likelihood, eq. (6), by gradient steps from a given mixture. Pure: it works inside ``jit`` and ``vmap``.
@@ -89,6 +92,7 @@ def fit_gradient(
         An optimiser with a line search stops when a step gains a hundredth of it or less; others take all ``max_iter`` steps.
       max_iter: steps of the optimiser. A line search may look at X more than once a step.
       covariance_floor: see ``fit_from``. What lies below counts as if it lay on it, so variances there have no slope.
+      prior: see ``fit_from``; what is maximised is then the posterior.
       trace: length T of the record of log-likelihoods, in nats; with batches those of the batch scaled to all samples.
 
     Returns:
@@ -117,8 +121,9 @@ def fit_gradient(
     key = None if key is None else checks.check_key(key)
     floor, tol, max_iter, _, trace = check_options(X, tol, max_iter, covariance_floor, None, trace)
     weight = None if sample_weight is None else jnp.asarray(sample_weight)
-    start = cast(params, float_dtype(X))
-    return _fit_gradient(start, jnp.asarray(X), weight, key, floor, tol, max_iter, optimizer, batch_size, trace)
+    start, X = cast(params, float_dtype(X)), jnp.asarray(X)
+    known = prior_of(prior, Data(X, weight), None, params.n_components, params.structure)
+    return _fit_gradient(start, X, weight, key, floor, tol, max_iter, known, optimizer, batch_size, trace)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "batch_size", "trace"))
@@ -130,6 +135,7 @@ def _fit_gradient(
     floor: Array,
     tol: Array,
     max_iter: Array,
+    prior: Prior | None,
     optimizer: GradientTransformation | None,
     batch_size: int | None,
     trace: int,
@@ -138,7 +144,7 @@ def _fit_gradient(
 
     solver = optax.with_extra_args_support(optax.lbfgs() if optimizer is None else optimizer)
     samples = Samples(X, sample_weight, mixture_centre(params))
-    start = lanes.begin(params, samples, floor, None, 0)
+    start = lanes.begin(params, samples, floor, None, 0, prior=prior)
     setting, first = start.setting, start.carry.sums
     bound = setting.floor
     assert isinstance(bound, Array)  # nothing is added to covariances here
@@ -160,6 +166,8 @@ def _fit_gradient(
         surrogate = q_function(params, sums) / sums.weight
         # From the start on: in float32 a line search could not see gains beside the likelihood itself.
         rise = sums.log_likelihood / sums.weight - origin + (sums.lost / sums.weight - origin_lost)
+        if setting.prior is not None:
+            rise = rise + pseudo_observations(setting.prior, params).log_likelihood / first.weight
         return -rise - (surrogate - lax.stop_gradient(surrogate))
 
     def expect(state: Descent) -> Slope:
@@ -196,11 +204,9 @@ def _fit_gradient(
     found = mixture(ended.state.free)
     sound = loop.all_finite(found)
     found = jax.tree.map(lambda new, old: jnp.where(sound, new, old), found, start.carry.state)
-    sums = lanes.expect(found, samples)
-    new, old = (
-        lanes.objective(s, setting.per_weight)
-        for s in (lanes.expect(lanes.maximise(found, sums, setting.floor), samples), sums)
-    )
+    of_samples = lanes.problem(setting, samples, None)
+    sums = of_samples.expect(found)
+    new, old = (of_samples.objective(s) for s in (of_samples.expect(of_samples.maximise(found, sums)), sums))
     gain = ((new.value - old.value) + (new.lost - old.lost)) / old.weight
     status = jnp.where(gain <= jnp.maximum(tol, new.noise), Status.CONVERGED, Status.ITERATION_LIMIT)
     status = jnp.where(sound & jnp.isfinite(gain) & (ended.status != Status.NONFINITE), status, Status.NONFINITE)

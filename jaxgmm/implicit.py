@@ -26,9 +26,10 @@ from jax import Array, lax
 from jax.scipy.sparse.linalg import gmres
 
 from jaxgmm import em, lanes
-from jaxgmm.lanes import Samples
+from jaxgmm.lanes import Added, Samples, Setting
 from jaxgmm.numerics import divide_or_keep, is_present, varying_axes
 from jaxgmm.params import GMMParams, from_free, mixture_centre, moved, to_free
+from jaxgmm.priors import Prior
 from jaxgmm.result import FitResult
 from jaxgmm.structures.base import Inner
 
@@ -52,6 +53,7 @@ class Problem(NamedTuple):
     floor: Array
     tol: Array
     max_iter: Array
+    prior: Prior | None
 
 
 def with_adjoint(function: Callable[[A], B], adjoint: Callable[[A, B, B], A], operand: A) -> B:
@@ -113,39 +115,54 @@ def parameters_adjoint(problem: Problem, result: FitResult, cotangent: FitResult
 
     The start matters only through a floor that is relative to it and binds, ``tol`` and ``max_iter`` not at all.
     """
-    start, X, sample_weight, covariance_floor, *_ = problem
+    start, X, sample_weight, covariance_floor, _, _, prior = problem
     centre = mixture_centre(start)
 
-    def setting(start: GMMParams, X: Array, sample_weight: Array | None, covariance_floor: Array) -> Any:
-        return lanes.begin(start, Samples(X, sample_weight, centre), covariance_floor, None, 0).setting
+    def settled_on(
+        start: GMMParams, X: Array, sample_weight: Array | None, covariance_floor: Array, prior: Prior | None
+    ) -> Setting:
+        return lanes.begin(start, Samples(X, sample_weight, centre), covariance_floor, None, 0, prior=prior).setting
 
-    floor, unit, *_ = setting(start, X, sample_weight, covariance_floor)
+    fixed = settled_on(start, X, sample_weight, covariance_floor, prior)
+    unit = fixed.unit
 
-    def turn(free: GMMParams, floor: Array, X: Array, sample_weight: Array | None) -> tuple[GMMParams, Array]:
+    def turn(
+        free: GMMParams, floor: Array | Added, prior: Prior | None, X: Array, sample_weight: Array | None
+    ) -> tuple[GMMParams, tuple[Array, Array]]:
         params = from_free(free, unit)
-        sums = lanes.expect(params, Samples(X, sample_weight, centre), safest=True)
+        of_samples = lanes.expect(params, Samples(X, sample_weight, centre), safest=True)
+        sums = lanes.with_prior(params, of_samples, fixed._replace(prior=prior))
         # A component without weight is where the start left it: it follows nothing.
         resting = lax.stop_gradient(params.cov)
         if params.structure.by_component:
             moving = is_present(sums.count).reshape(-1, *(1 for _ in resting.shape[1:]))
             resting = jnp.where(moving, params.cov, resting)
-        new = em.maximised(replace(params, cov=resting), sums, floor, inner=Inner.ONE)
+        new = em.maximised(replace(params, cov=resting), sums, floor, prior, inner=Inner.ONE)
         means = divide_or_keep(sums.count[:, None] * new.means, sums.count, lax.stop_gradient(params.means))
-        return to_free(replace(new, means=means), unit), sums.log_likelihood
+        return to_free(replace(new, means=means), unit), (of_samples.log_likelihood, sums.log_likelihood)
 
-    def of_data(start: GMMParams, X: Array, sample_weight: Array | None, covariance_floor: Array) -> tuple[GMMParams, Array]:
-        return turn(free, setting(start, X, sample_weight, covariance_floor).floor, X, sample_weight)
+    def of_data(
+        start: GMMParams, X: Array, sample_weight: Array | None, covariance_floor: Array, prior: Prior | None
+    ) -> tuple[GMMParams, tuple[Array, Array]]:
+        setting = settled_on(start, X, sample_weight, covariance_floor, prior)
+        return turn(free, setting.floor, setting.prior, X, sample_weight)
+
+    def turned(free: GMMParams) -> tuple[GMMParams, tuple[Array, Array]]:
+        return turn(free, fixed.floor, fixed.prior, X, sample_weight)
 
     ended = to_free(moved(result.params, -centre), unit)
-    free, settled = _at_rest(lambda free: turn(free, floor, X, sample_weight)[0], ended)
-    _, back = jax.vjp(lambda free: turn(free, floor, X, sample_weight), free)
-    objective = cotangent.log_likelihood + cotangent.lanes.log_likelihood[0]
+    free, settled = _at_rest(lambda free: turned(free)[0], ended)
+    _, back = jax.vjp(turned, free)
+    objective = (
+        cotangent.log_likelihood + cotangent.lanes.log_likelihood[0],
+        cotangent.log_posterior + cotangent.lanes.log_posterior[0],
+    )
     known = jax.vjp(lambda free: from_free(free, unit), free)[1](cotangent.params)[0]
     known = jax.tree.map(jnp.add, known, back((_zeros(free), objective))[0])
-    through = _solve(lambda v: back((v, jnp.zeros_like(objective)))[0], known)
+    through = _solve(lambda v: back((v, _zeros(objective)))[0], known)
     through = jax.tree.map(lambda leaf: jnp.where(settled, leaf, jnp.nan), through)
-    slopes = jax.vjp(of_data, start, X, sample_weight, covariance_floor)[1]((through, objective))
-    names = "start", "X", "sample_weight", "floor"
+    slopes = jax.vjp(of_data, start, X, sample_weight, covariance_floor, prior)[1]((through, objective))
+    names = "start", "X", "sample_weight", "floor", "prior"
     return problem._replace(tol=_zeros(problem.tol), **dict(zip(names, slopes, strict=True)))
 
 

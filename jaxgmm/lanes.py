@@ -8,13 +8,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float
 
 from jaxgmm import em, loop
 from jaxgmm.accelerate import Squarem
 from jaxgmm.loop import Status
 from jaxgmm.numerics import contract, samples_per_weight
 from jaxgmm.params import GMMParams, from_free, moved, to_free
+from jaxgmm.priors import Prior, cast_prior, pseudo_observations
 from jaxgmm.result import FitResult, Lanes
 from jaxgmm.structures.base import Inner
 from jaxgmm.sums import Statistics, sum_over
@@ -55,6 +56,11 @@ class Setting(NamedTuple):
     unit: Array  # (D,) standard deviation within components
     per_weight: Array  # () samples that a unit of weight stands for
     n_used: Array  # () int32, the first so many components are in use
+    prior: Prior | None  # its mean relative to ``Samples.centre``
+
+    def used(self, n_components: int) -> Float[Array, " K"]:
+        """One for components in use, zero for others."""
+        return (jnp.arange(n_components, dtype=jnp.int32) < self.n_used).astype(self.unit.dtype)
 
 
 class Lane(NamedTuple):
@@ -71,6 +77,7 @@ def begin(
     accelerate: str | None,
     trace: int,
     n_used: Array | int | None = None,
+    prior: Prior | None = None,
 ) -> Lane:
     """Evaluate the start: one pass, which also sets the scale of the floor."""
     params = moved(params, -samples.centre)
@@ -84,8 +91,9 @@ def begin(
     if weight is not None:
         per_weight = samples_per_weight(weight.astype(sums.weight.dtype), samples.axis_name)
     n_used = jnp.asarray(params.n_components if n_used is None else n_used, jnp.int32)
-    setting = Setting(floor, jnp.sqrt(scale), per_weight, n_used)
-    return Lane(loop.hold(problem(setting, samples, accelerate), params, sums, trace), setting)
+    prior = None if prior is None else cast_prior(prior, sums.weight.dtype, samples.centre)
+    setting = Setting(floor, jnp.sqrt(scale), per_weight, n_used, prior)
+    return Lane(loop.hold(problem(setting, samples, accelerate), params, with_prior(params, sums, setting), trace), setting)
 
 
 def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate: str | None) -> Lane:
@@ -96,12 +104,16 @@ def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate:
 def finish(lane: Lane, centre: Float[Array, " D"]) -> FitResult:
     """The lane as a result, its means in data units."""
     carry = lane.carry
-    spiky = is_degenerate(carry.state, carry.sums.weight * lane.setting.per_weight, lane.setting.n_used)
+    spiky = is_degenerate(carry.state, carry.sums.weight * lane.setting.per_weight, lane.setting)
     spiky = spiky & (carry.status != Status.NONFINITE)
     status = jnp.where(spiky, jnp.int32(Status.DEGENERATE), carry.status)
-    log_likelihood = carry.sums.log_likelihood
-    lanes = jax.tree.map(lambda leaf: leaf[None], Lanes(log_likelihood, carry.n_iter, status, carry.trace))
-    return FitResult(moved(carry.state, centre), log_likelihood, carry.n_iter, status, carry.trace, lanes)
+    log_posterior = log_likelihood = carry.sums.log_likelihood
+    if lane.setting.prior is not None:
+        used = lane.setting.used(carry.state.n_components)
+        log_likelihood = log_posterior - pseudo_observations(lane.setting.prior, carry.state, used).log_likelihood
+    ends = Lanes(log_likelihood, carry.n_iter, status, carry.trace, log_posterior)
+    lanes = jax.tree.map(lambda leaf: leaf[None], ends)
+    return FitResult(moved(carry.state, centre), log_likelihood, carry.n_iter, status, carry.trace, lanes, log_posterior)
 
 
 def handicap(lane: Lane) -> Float[Array, ""]:
@@ -123,15 +135,15 @@ def handicap(lane: Lane) -> Float[Array, ""]:
 def standing(lane: Lane) -> Float[Array, ""]:
     """What a lane is worth beside others of the same samples, in nats; -inf where it is degenerate or not finite."""
     end = finish(lane, jnp.zeros_like(lane.carry.state.means[0]))
-    well = (end.status != Status.NONFINITE) & (end.status != Status.DEGENERATE) & jnp.isfinite(end.log_likelihood)
-    return jnp.where(well, end.log_likelihood - handicap(lane), -jnp.inf)
+    well = (end.status != Status.NONFINITE) & (end.status != Status.DEGENERATE) & jnp.isfinite(end.log_posterior)
+    return jnp.where(well, end.log_posterior - handicap(lane), -jnp.inf)
 
 
 def best(results: FitResult, handicaps: Float[Array, " R"]) -> FitResult:
     """The likeliest of R results, less their handicaps: of those that ended well, else of the degenerate, else of the rest."""
     rank = jnp.select([results.status == Status.NONFINITE, results.status == Status.DEGENERATE], [0, 1], 2)
-    rank = jnp.where(jnp.isfinite(results.log_likelihood), rank, -1)
-    worth = results.log_likelihood - jnp.where(jnp.isfinite(handicaps), handicaps, 0)  # NaN of a covariance that is not finite
+    rank = jnp.where(jnp.isfinite(results.log_posterior), rank, -1)
+    worth = results.log_posterior - jnp.where(jnp.isfinite(handicaps), handicaps, 0)  # NaN of a covariance that is not finite
     score = jnp.where(rank == jnp.max(rank), worth, -jnp.inf)
     chosen = jax.tree.map(lambda leaf: leaf[jnp.argmax(score)], results)
     return chosen._replace(lanes=jax.tree.map(lambda leaf: leaf[:, 0], results.lanes))
@@ -146,22 +158,31 @@ def problem(setting: Setting, samples: Samples, accelerate: str | None) -> loop.
 
     accelerator = Squarem(lambda params: to_free(params, setting.unit), bounded) if accelerate else loop.PLAIN
     return loop.Problem(
-        lambda params: expect(params, samples),
-        lambda params, sums: maximise(params, sums, setting.floor),
+        lambda params: with_prior(params, expect(params, samples), setting),
+        lambda params, sums: maximise(params, sums, setting),
         lambda sums: objective(sums, setting.per_weight),
         accelerator,
         ascends=not isinstance(setting.floor, Added),
     )
 
 
-def maximise(params: GMMParams, sums: Statistics, floor: Array | Added) -> GMMParams:
+def with_prior(params: GMMParams, sums: Statistics, setting: Setting) -> Statistics:
+    """The sums with those of the prior, and its logarithm in the likelihood: what the loop raises is the posterior."""
+    if setting.prior is None:
+        return sums
+    return sums + pseudo_observations(setting.prior, params, setting.used(params.n_components))
+
+
+def maximise(params: GMMParams, sums: Statistics, setting: Setting) -> GMMParams:
     """A turn's M-step inside the bound, or with what is added to the covariances."""
+    floor, prior = setting.floor, setting.prior
     if isinstance(floor, Added):
         # A component without weight keeps its covariance: what is added to all must not add up in it.
         narrow = replace(params, cov=params.structure.widened(params.cov, -floor.variance))
         found = em.maximised(narrow, sums, None, inner=Inner.FEW)
         return replace(found, cov=found.structure.widened(found.cov, floor.variance))
-    return em.maximised(params, sums, floor, inner=Inner.FEW)
+    used = None if prior is None else setting.used(params.n_components)
+    return em.maximised(params, sums, floor, prior, used, inner=Inner.FEW)
 
 
 def expect(params: GMMParams, samples: Samples, safest: bool = False) -> Statistics:
@@ -180,10 +201,11 @@ def objective(sums: Statistics, per_weight: Float[Array, ""]) -> loop.Objective:
     return loop.Objective(sums.log_likelihood, sums.lost, sums.weight, RESOLUTION * rounding, noise)
 
 
-def is_degenerate(params: GMMParams, n_samples: Float[Array, ""], n_used: Integer[Array, ""]) -> Bool[Array, ""]:
-    """Does a component in use hold fewer samples than its covariance needs, or is one a spike?"""
+def is_degenerate(params: GMMParams, n_samples: Float[Array, ""], setting: Setting) -> Bool[Array, ""]:
+    """Does a component in use hold fewer samples than its covariance needs, those of a prior included, or is one a spike?"""
     structure = params.structure
-    support = params.weights * n_samples / structure.least_weight(params.n_features)
+    held = params.weights * n_samples + (0 if setting.prior is None else setting.prior.count)
+    support = held / structure.least_weight(params.n_features)
     narrow = structure.narrower(params.weights, params.cov, jnp.maximum(SPIKE / jnp.maximum(support, 1), FLAT))
-    used = jnp.arange(params.n_components, dtype=jnp.int32) < n_used
+    used = setting.used(params.n_components) > 0
     return jnp.any(used & ((support < 1 - 1e-3) | narrow))

@@ -15,10 +15,11 @@ from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks
 from jaxgmm.batch import Data, Plan
-from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, returned
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, prior_of, returned
 from jaxgmm.initial import METHODS
 from jaxgmm.loop import Status
 from jaxgmm.numerics import float_dtype
+from jaxgmm.priors import Prior
 from jaxgmm.result import FitResult
 from jaxgmm.rounds import Progress, Run, at_once, counted, heard, rounds, together
 from jaxgmm.structures import Structure, get_structure
@@ -57,6 +58,7 @@ def fit_many(
     tol: ArrayLike = TOL,
     max_iter: int = MAX_ITER,
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
+    prior: Prior | str | None = None,
     accelerate: str | None = None,
     trace: int = 0,
     callback: Callable[[Progress], None] | None = None,
@@ -81,6 +83,7 @@ def fit_many(
       callback: called with a ``Progress`` of the fits of one chunk after each round; chunks take turns.
       progress: show a bar (needs tqdm, in the extra ``cli``). Ctrl-C ends all fits that are under way, in
         ``Status.INTERRUPTED``; those that had not begun hold NaN.
+      prior: see ``fit``: a ``Prior`` is that of all data sets, "default" of each its own.
       covariance_type, n_restarts, init, tol, max_iter, covariance_floor, accelerate, trace: see ``fit``; ``init`` by name.
 
     Returns:
@@ -118,7 +121,8 @@ def fit_many(
         data = Data(chunk.X, chunk.weight, jnp.arange(n_lanes, dtype=jnp.int32) // n_restarts)
         plan = Plan(structure, n_components, init, accelerate, trace, width=batch.good_width(data, n_lanes, n_components))
         keys = _keys(key, jnp.asarray(np.resize(chunk.place, n_sets)), n_restarts)
-        running = yield partial(batch.begin, keys, data, None, None, n_live, floor, plan)
+        known = None if prior is None else (yield partial(_priors, prior, data, chunk, n_components, structure))
+        running = yield partial(batch.begin, keys, data, None, None, n_live, floor, plan, known)
         advance = partial(batch.advance, data=data, most=passes, tol=tol, plan=plan)
         said = None if say is None else partial(say, int(chunk.place[0]))
         running = yield from rounds(running, advance, int(passes), n_live, said)
@@ -138,6 +142,16 @@ def fit_many(
         places, ends = (*places, missing), (*ends, _unknown(ends[0], len(missing)))
     order = np.argsort(np.concatenate(places))
     return jax.tree.map(lambda *leaves: jnp.asarray(np.concatenate(leaves)[order]), *ends)
+
+
+def _priors(prior: Prior | str, data: Data, chunk: Chunk, n_components: int, structure: Structure) -> Prior:
+    """That of each lane."""
+
+    def of_set(X: Array, weight: Array | None, offset: Array | None) -> Prior | None:
+        return prior_of(prior, Data(X, weight), offset, n_components, structure)
+
+    each = jax.vmap(of_set)(data.X, data.weight, None if chunk.offset is None else jnp.asarray(chunk.offset))
+    return jax.tree.map(lambda leaf: leaf[data.owner], each)
 
 
 def _unknown(result: FitResult, n: int) -> FitResult:

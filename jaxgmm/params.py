@@ -192,14 +192,54 @@ def n_free_parameters(params: GMMParams) -> int:
     return n_components - 1 + n_components * n_features + params.structure.n_free(n_components, n_features)
 
 
-def to_free(params: GMMParams, unit: Float[Array, " D"]) -> GMMParams:
-    """The mixture as unconstrained numbers, features measured in ``unit``: log weights, means, free covariances."""
+def to_free(params: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
+    """The mixture as unconstrained numbers, for gradient steps, or for a network that ends in a mixture.
+
+    Args:
+      params: a mixture of K components in D dimensions.
+      unit: (D,) what features are measured in, data units; ones without. Standard deviations make directions alike.
+
+    Returns:
+      A ``GMMParams`` of other numbers: ``weights`` are ln pi_k, means in ``unit``, and ``cov`` as many numbers as the
+      covariances have freedom: logarithms of standard deviations (diag, spherical), Cholesky factors with logarithms on their
+      diagonals (full, tied), logarithms of volumes and shapes, and angles of axes (the others).
+
+    Raises:
+      ValueError: ``params`` is not one mixture.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([1.0], [[3.0]], [[[4.0]]], "diag")
+    >>> jaxgmm.to_free(params, [2.0]).means.tolist()
+    [[1.5]]
+    """
+    check_params(params)
+    dtype = params.means.dtype
+    measure = jnp.ones(params.n_features, dtype) if unit is None else jnp.asarray(unit).astype(dtype)
     log_weights = jnp.log(jnp.maximum(params.weights, jnp.finfo(params.weights.dtype).tiny))
-    cov = params.structure.to_free(params.cov, unit)
-    return GMMParams(log_weights, params.means / unit[None], cov, params.structure)
+    cov = params.structure.to_free(params.cov, measure)
+    return GMMParams(log_weights, params.means / measure[None], cov, params.structure)
 
 
-def from_free(free: GMMParams, unit: Float[Array, " D"]) -> GMMParams:
-    """The way back from ``to_free``."""
-    cov = free.structure.from_free(free.cov, unit, free.n_components)
-    return GMMParams(jax.nn.softmax(free.weights), free.means * unit[None], cov, free.structure)
+def from_free(free: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
+    """The way back from ``to_free``: whatever the numbers are, a mixture of the family.
+
+    Args:
+      free: of the form that ``to_free`` returns. A constant added to ``free.weights`` changes nothing: pi = softmax of them.
+      unit: (D,) that of ``to_free``; ones without.
+
+    Returns:
+      The mixture.
+
+    Raises:
+      ValueError: ``free`` is not the numbers of one mixture.
+
+    >>> import jaxgmm
+    >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [3.0]], [[[1.0]], [[4.0]]], "diag")
+    >>> jaxgmm.from_free(jaxgmm.to_free(params)).cov.round(3).tolist()
+    [[1.0], [4.0]]
+    """
+    check_params(free)
+    dtype = free.means.dtype
+    measure = jnp.ones(free.n_features, dtype) if unit is None else jnp.asarray(unit).astype(dtype)
+    cov = free.structure.from_free(free.cov, measure, free.n_components)
+    return GMMParams(jax.nn.softmax(free.weights), free.means * measure[None], cov, free.structure)

@@ -20,6 +20,7 @@ class Lanes(NamedTuple):
     n_iter: Array  # (R,) int32
     status: Array  # (R,) int32, see Status
     trace: Array  # (R, T)
+    log_posterior: Array  # (R,) nats
 
 
 class FitResult(NamedTuple):
@@ -30,8 +31,9 @@ class FitResult(NamedTuple):
       log_likelihood: () of ``params``, a sum over samples, nats.
       n_iter: () int32, passes over X after the one that evaluated the start.
       status: () int32, see ``Status``.
-      trace: (T,) nats, log-likelihood of the parameters held after each pass, the start first, NaN after the end.
+      trace: (T,) nats, ``log_posterior`` of the parameters held after each pass, the start first, NaN after the end.
       lanes: every restart's end; ``lanes.status`` (R,) and so on.
+      log_posterior: () what the fit raises: the log-likelihood plus ln p of the prior, if there is one (see ``Prior``), nats.
 
     >>> import jax, jaxgmm
     >>> result = jaxgmm.fit(jax.random.key(0), [[0.0], [0.2], [9.0], [9.2]], 2, covariance_type="tied", n_restarts=3)
@@ -47,6 +49,7 @@ class FitResult(NamedTuple):
     status: Array
     trace: Array
     lanes: Lanes
+    log_posterior: Array
 
     def __repr__(self) -> str:
         """Some words where there are numbers; the fields under a trace, and where they hold something else."""

@@ -377,7 +377,7 @@ def _finished(run: Batch, stepped: bool) -> tuple[FitResult, Array]:
     lane = jax.tree.map(lambda leaf: leaf[0], run.lanes)
     carry = lane.carry
     if stepped:
-        carry = carry._replace(state=lanes.maximise(carry.state, carry.sums, lane.setting.floor))
+        carry = carry._replace(state=lanes.maximise(carry.state, carry.sums, lane.setting))
     return lanes.finish(lane._replace(carry=carry), run.centre), carry.status == Status.CONVERGED
 
 

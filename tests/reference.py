@@ -26,6 +26,12 @@ def samples(name: str) -> np.ndarray:
     return np.array([[float(row[c]) for c in mclust()[name]["columns"]] for row in rows])
 
 
+@cache
+def map_prior() -> list[dict]:
+    """mclust's fits with a conjugate prior, their hyper-parameters written out."""
+    return json.loads((DATA / "map_prior.json").read_text())
+
+
 def labels(name: str) -> np.ndarray:
     """(6, N) the hard starts for G = 1..6, counted from 0."""
     return np.array([[int(c) for c in mclust()[name]["labels"][str(g)]] for g in range(1, 7)], np.int32)

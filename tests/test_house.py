@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxgmm"
 FLOORS = {
     0: ["numerics", "blocks", "checks", "loop"],
     1: ["accelerate", "structures"],
-    2: ["params", "sums", "contract", "result"],
+    2: ["params", "sums", "contract", "priors", "result"],
     3: ["em"],
     4: ["clusters", "initial", "lanes", "implicit", "swaps", "batch", "rounds", "density", "criteria"],
     5: ["fitting", "gradient"],
@@ -42,6 +42,7 @@ STEPS = {
     "blocks": {"numerics"},
     "loop": {"numerics"},
     "contract": {"params", "sums"},
+    "priors": {"contract", "params", "sums"},
     "result": {"params"},
     "initial": {"clusters", "swaps"},
     "swaps": {"lanes"},

@@ -126,6 +126,9 @@ class EEV(OwnAxes):
     name = "EEV"
     sharing = EQUAL
 
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return (dof + n_features + 2) / n_components, 1.0
+
 
 @dataclass(frozen=True)
 class VEV(OwnAxes):
@@ -133,6 +136,9 @@ class VEV(OwnAxes):
 
     name = "VEV"
     sharing = VOLUMES
+
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return jnp.zeros_like(dof), 1.0
 
 
 class Turning(NamedTuple):

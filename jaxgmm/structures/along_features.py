@@ -37,6 +37,9 @@ class EII(Spherical):
     def n_free(self, n_components: int, n_features: int) -> int:
         return 1
 
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return (dof + 2) / (n_features * n_components) + shrunk, 1 / (n_features * n_components)
+
     def least_weight(self, n_features: int) -> int:
         return 1
 
@@ -90,6 +93,9 @@ class EEI(AlongFeatures):
     name = "EEI"
     sharing = EQUAL
 
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return (dof + 2) / n_components + shrunk, 1 / n_components
+
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
         return jnp.zeros_like(weights, bool)
 
@@ -101,6 +107,9 @@ class VEI(AlongFeatures):
     name = "VEI"
     sharing = VOLUMES
 
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return (dof + 2 + shrunk) / n_features, 1.0
+
 
 @dataclass(frozen=True)
 class EVI(AlongFeatures):
@@ -108,3 +117,6 @@ class EVI(AlongFeatures):
 
     name = "EVI"
     sharing = SHAPES
+
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return (dof + 2) / n_components, 1.0

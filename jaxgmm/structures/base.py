@@ -150,6 +150,22 @@ class Structure(abc.ABC):
     def quadratic(self, factor: Array, scatter: Array) -> Float[Array, ""]:
         """sum_k tr(Sigma_k^-1 W_k) of scatters W_k, stored as ``recentre`` gives them."""
 
+    # A prior on the covariances.
+    @abc.abstractmethod
+    def as_second_moment(self, dense: Float[Array, "K D D"], whitener: Whitener) -> Array:
+        """Second moments given as matrices, stored as ``second_moment`` stores them."""
+
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        """What an inverse-Wishart prior of ``dof`` adds to each N_k in eq. (8), and the share of its scale in each scatter.
+
+        The sums are mclust's, family by family (see ``default_prior``). ``shrunk``: one if means have a prior, too, else zero.
+        """
+        return dof + n_features + 2, 1.0
+
+    @abc.abstractmethod
+    def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
+        """The scale of a prior for data of this covariance."""
+
     # The bound.
     @abc.abstractmethod
     def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
@@ -199,6 +215,12 @@ class Dense(Structure):
 
     def quadratic(self, factor: Array, scatter: Array) -> Float[Array, ""]:
         return jnp.sum(contract("...ij,...jk->...ik", factor, scatter) * factor)
+
+    def as_second_moment(self, dense: Float[Array, "K D D"], whitener: Whitener) -> Array:
+        return dense
+
+    def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
+        return cov
 
     def trace_precision(self, cov: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
         dense = self.dense(cov, n_components, len(unit)) / (unit[:, None] * unit[None, :])[None]
@@ -268,6 +290,12 @@ class Diagonal(Structure):
 
     def quadratic(self, factor: Array, scatter: Float[Array, "K D"]) -> Float[Array, ""]:
         return jnp.sum(_by_feature(factor) ** 2 * scatter)
+
+    def as_second_moment(self, dense: Float[Array, "K D D"], whitener: Whitener) -> Float[Array, "K D"]:
+        return jnp.diagonal(dense, axis1=-2, axis2=-1)
+
+    def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
+        return jnp.trace(cov) / len(cov) * jnp.eye(len(cov), dtype=cov.dtype)
 
     def trace_precision(self, cov: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
         return jnp.sum(unit[None] ** 2 / self.variances(cov, n_components, len(unit)), axis=-1)

@@ -41,6 +41,9 @@ class Diag(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), jnp.sum(jnp.log(cov), axis=-1))
 
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return dof + 2 + shrunk, 1.0
+
     def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
         return cov if floor is None else jnp.maximum(cov, floor[None])
 

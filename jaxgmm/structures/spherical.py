@@ -41,6 +41,9 @@ class Spherical(Diagonal):
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
         return Whitener(1 / jnp.sqrt(cov), n_features * jnp.log(cov))
 
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return (dof + 2) / n_features + shrunk, 1 / n_features
+
     def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
         return cov if floor is None else jnp.maximum(cov, jnp.max(floor))
 

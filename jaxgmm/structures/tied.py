@@ -74,6 +74,12 @@ class Tied(Dense):
         scatter = second - contract("k,ki,kj->ij", count, shift, shift)
         return (scatter + scatter.T) / 2
 
+    def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
+        return (dof + n_features + 1) / n_components + shrunk, 1 / n_components
+
+    def as_second_moment(self, dense: Float[Array, "K D D"], whitener: Whitener) -> Float[Array, "D D"]:
+        return jnp.sum(dense, axis=0)
+
     def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "1 D"], Float[Array, " 1"]]:
         total = jnp.sum(count)
         return (jnp.diagonal(scatter) / total)[None], total[None]

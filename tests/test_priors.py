@@ -1,0 +1,187 @@
+"""Priors as pseudo-observations: mclust's MAP fits, and laws."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+from hypothesis import given
+from scipy.stats import dirichlet, invwishart, multivariate_normal
+from structures import EVERY, D, K, N, random_gamma, random_mixture, random_samples, random_weight, rtol
+from test_laws import few, seeds
+
+import jaxgmm
+from jaxgmm import em, lanes
+from jaxgmm.priors import cast_prior, pseudo_observations
+from jaxgmm.structures.base import Inner
+
+CASES = [
+    pytest.param(
+        case,
+        id="{dataset} {model} {G} {tag}".format(**case),
+        marks=() if (case["model"], case["G"], case["dataset"]) == ("VVV", 2, "faithful") else pytest.mark.slow,
+    )
+    for case in reference.map_prior()
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_agrees_with_mclust(case, x64):
+    """After one M-step from labels, and converged, where mclust did."""
+    X = reference.samples(case["dataset"])
+    labels = np.array([int(c) for c in case["labels"]], np.int32)
+    hyper = {name: np.asarray(case[name], float) for name in ("shrinkage", "mean", "dof", "scale")}
+    prior = jaxgmm.default_prior(X, case["G"], case["model"], **hyper)
+    if case["tag"] == "default":
+        default = jaxgmm.default_prior(X, case["G"], case["model"])
+        for found, known in zip(jax.tree.leaves(default), jax.tree.leaves(prior), strict=True):
+            np.testing.assert_allclose(found, known, rtol=1e-12, atol=1e-12 * np.abs(known).max())
+    start = jaxgmm.initialise(jax.random.key(0), X, case["G"], method=labels, covariance_type=case["model"])
+    one = jaxgmm.m_step(start, X, np.eye(case["G"])[labels], prior=prior)
+    found = jaxgmm.fit_from(one, X, prior=prior, tol=1e-11, max_iter=5000, covariance_floor=0.0, trace=1)
+    log_p = pseudo_observations(prior, one).log_likelihood
+    np.testing.assert_allclose(found.trace[0] - log_p, case["one"], rtol=1e-8)
+    if case["converged"] is not None:
+        np.testing.assert_allclose(found.log_likelihood, case["converged"], rtol=1e-6)
+
+
+def strong_prior(X, covariance_type="full", k=K):
+    return jaxgmm.default_prior(X, k, covariance_type, concentration=1.5, shrinkage=0.7, mean=X[0])
+
+
+def test_density_is_scipys(x64):
+    X = random_samples()
+    prior = strong_prior(X)
+
+    def theirs(params):
+        sigma = np.asarray(jaxgmm.covariances(params))
+        dof = float(prior.count) - 2 - D  # of an inverse-Wishart distribution; the mean's adds one more
+        return dirichlet.logpdf(np.asarray(params.weights), np.full(K, 1 + prior.weight)) + sum(
+            invwishart.logpdf(s, dof, np.asarray(prior.scatter))
+            + multivariate_normal.logpdf(m, np.asarray(prior.mean), s / float(prior.shrinkage))
+            for m, s in zip(np.asarray(params.means), sigma, strict=True)
+        )
+
+    a, b = random_mixture("full", 1), random_mixture("full", 2)
+    ours = [float(pseudo_observations(prior, params).log_likelihood) for params in (a, b)]
+    np.testing.assert_allclose(ours[0] - ours[1], theirs(a) - theirs(b), rtol=1e-10)
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_posterior_never_falls(family, dtype_float32_slow):
+    dtype = dtype_float32_slow
+    floor = jnp.full(D, 1e-2, dtype)
+
+    @jax.jit
+    def turn(params, X, prior):
+        sums = em.collect(params, X, None) + pseudo_observations(prior, params)
+        return sums, em.maximised(params, sums, floor, prior, inner=Inner.FEW)
+
+    @few
+    @given(seeds)
+    def law(seed):
+        with jax.enable_x64(dtype is np.float64):
+            params, X = random_mixture(family, seed), random_samples(seed)
+            prior = cast_prior(strong_prior(X, family), np.dtype(dtype))
+            previous = -np.inf
+            for _ in range(4):
+                sums, params = turn(params, X, prior)
+                value = float(sums.log_likelihood)
+                assert np.isfinite(value)
+                assert value >= previous - rtol(factor=64) * (abs(value) + N * D)
+                previous = value
+
+    law()
+
+
+def test_no_strength_is_maximum_likelihood_exactly(dtype):
+    X, start = random_samples(), random_mixture("full")
+    zeros = jax.tree.map(jnp.zeros_like, strong_prior(X))
+    none, zero = (jaxgmm.fit_from(start, X, prior=prior, max_iter=20) for prior in (None, zeros))
+    jax.tree.map(np.testing.assert_array_equal, none, zero)
+
+
+def test_fit_ends_where_the_slope_of_the_posterior_is_zero(x64):
+    """Both slots of ``fit_from``, the result's two logarithms, and ``fit_gradient`` meet at one point."""
+    X, weight = random_samples(), random_weight()
+    prior = strong_prior(X)
+    found = jaxgmm.fit_from(random_mixture("full"), X, prior=prior, tol=1e-13, sample_weight=weight)
+    log_likelihood = jaxgmm.log_likelihood(found.params, X, sample_weight=weight)
+    np.testing.assert_allclose(found.log_likelihood, log_likelihood, rtol=1e-12)
+    log_p = pseudo_observations(prior, found.params).log_likelihood
+    np.testing.assert_allclose(found.log_posterior, log_likelihood + log_p, rtol=1e-12)
+
+    def posterior(means, cov):
+        params = jaxgmm.GMMParams(found.params.weights, means, cov, found.params.structure)
+        return jaxgmm.log_likelihood(params, X, sample_weight=weight) + pseudo_observations(prior, params).log_likelihood
+
+    slopes = jax.grad(posterior, argnums=(0, 1))(found.params.means, found.params.cov)
+    for slope in slopes:
+        np.testing.assert_allclose(slope, 0, atol=1e-4)
+    descended = jaxgmm.fit_gradient(found.params, X, prior=prior, sample_weight=weight)
+    np.testing.assert_allclose(descended.log_posterior, found.log_posterior, rtol=1e-9)
+    assert descended.status == jaxgmm.Status.CONVERGED
+
+
+def test_slopes_of_a_fit_in_its_prior_are_differences(x64):
+    X, start = random_samples(), random_mixture("diag", k=2)
+
+    def weight_of_first(shrinkage):
+        prior = jaxgmm.default_prior(X, 2, "diag", shrinkage=shrinkage)
+        found = jaxgmm.fit_from(start, X, prior=prior, tol=1e-14)
+        return found.params.means[0, 0] + found.log_posterior
+
+    slope = jax.grad(weight_of_first)(1.0)
+    difference = (weight_of_first(1.0 + 1e-4) - weight_of_first(1.0 - 1e-4)) / 2e-4
+    np.testing.assert_allclose(slope, difference, rtol=1e-5)
+
+
+def test_many_fits_with_a_prior_are_single_fits_and_units_do_not_matter(x64):
+    sets = np.stack([random_samples(seed) for seed in range(2)])
+    options = {"prior": "default", "n_restarts": 2, "init": "k-means++"}
+    many = jaxgmm.fit_many(jax.random.key(0), sets, 2, **options)
+    moved = jaxgmm.fit_many(jax.random.key(0), 1e3 * sets - 5, 2, **options)
+    np.testing.assert_allclose(moved.params.means, 1e3 * many.params.means - 5, rtol=1e-6)
+    single = jaxgmm.fit(jax.random.fold_in(jax.random.key(0), 1), sets[1], 2, **options)
+    np.testing.assert_allclose(single.log_posterior, many.log_posterior[1], rtol=1e-8)
+
+
+def test_components_out_of_use_have_no_prior(x64):
+    X = random_samples()
+    prior = strong_prior(X)
+    samples = lanes.Samples(X, None, jnp.zeros(D))
+    gamma = random_gamma(k=K)[:, :2]
+    two = jaxgmm.initialise(jax.random.key(0), X, 2, method=gamma / gamma.sum(axis=1, keepdims=True))
+    three = jax.tree.map(lambda leaf: jnp.concatenate([leaf, leaf[:1]]), two)
+    three = jaxgmm.GMMParams(three.weights.at[2].set(0), three.means, three.cov, two.structure)
+    ends = []
+    for params in (two, three):
+        lane = lanes.begin(params, samples, jnp.asarray(1e-6), None, 0, 2, prior)
+        ends.append(lanes.finish(lanes.advance(lane, samples, jnp.int32(5), jnp.asarray(0.0), None), samples.centre))
+    np.testing.assert_allclose(ends[0].log_posterior, ends[1].log_posterior, rtol=1e-12)
+    assert ends[1].params.weights[2] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"dof": -1.0}, "dof must be a finite number"),
+        ({"concentration": 0.5}, "concentration must be at least one"),
+        ({"scale": np.ones((3, 3))}, "scale must be a number or have shape"),
+        ({"scale": -1.0}, "positive semidefinite"),
+        ({"mean": np.zeros(1)}, "mean must have shape"),
+    ],
+)
+def test_hyperparameters_are_checked(options, words):
+    with pytest.raises(ValueError, match=words):
+        jaxgmm.default_prior(random_samples(), 2, **options)
+
+
+def test_what_is_no_prior_is_refused():
+    X = random_samples()
+    with pytest.raises(ValueError, match=r"prior must be a jaxgmm\.Prior"):
+        jaxgmm.fit(jax.random.key(0), X, 2, prior=3)
+    with pytest.raises(ValueError, match=r"prior\.mean must have shape"):
+        jaxgmm.fit(jax.random.key(0), X, 2, prior=jaxgmm.default_prior(np.ones((3, 5)), 2))
+    with pytest.raises(ValueError, match="prior must be one of"):
+        jaxgmm.fit(jax.random.key(0), X, 2, prior="weak")
