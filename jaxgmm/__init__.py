@@ -1,7 +1,7 @@
 """Gaussian mixtures by expectation-maximisation: pure functions over an immutable parameter pytree."""
 
 from jaxgmm.cache import keep_compiled
-from jaxgmm.criteria import aic, bic, icl
+from jaxgmm.criteria import aic, bic, entropy, icl, nec
 from jaxgmm.density import log_prob, mixture_covariance, mixture_mean, predict, predict_proba, sample
 from jaxgmm.em import e_step, log_likelihood, m_step, maximise, statistics
 from jaxgmm.fitting import fit, fit_from
@@ -12,6 +12,8 @@ from jaxgmm.loop import Status
 from jaxgmm.many import fit_many
 from jaxgmm.params import GMMParams, covariances, from_free, n_free_parameters, to_free
 from jaxgmm.priors import Prior, default_prior
+from jaxgmm.merging import Merging, merge_components
+from jaxgmm.params import GMMParams, covariances, n_free_parameters
 from jaxgmm.result import FitResult
 from jaxgmm.selection import Sweep, sweep
 from jaxgmm.sums import Statistics
@@ -20,6 +22,7 @@ __all__ = [
     "FitResult",
     "GMMParams",
     "Prior",
+    "Merging",
     "Statistics",
     "Status",
     "Sweep",
@@ -28,6 +31,7 @@ __all__ = [
     "covariances",
     "default_prior",
     "e_step",
+    "entropy",
     "fit",
     "fit_from",
     "fit_gradient",
@@ -43,9 +47,11 @@ __all__ = [
     "log_prob",
     "m_step",
     "maximise",
+    "merge_components",
     "mixture_covariance",
     "mixture_mean",
     "n_free_parameters",
+    "nec",
     "predict",
     "predict_proba",
     "sample",

@@ -46,25 +46,33 @@ class Plan:
 
 
 class Data(NamedTuple):
-    """What the runs look at."""
+    """What the runs look at: where an array has an axis of M, a lane sees its owner's entry, and where not, what all see."""
 
-    X: Array  # (N, D) shared by all lanes, or (M, N, D)
+    X: Array  # (N, D), or (M, N, D)
     weight: Array | None  # (N,), or (M, N)
-    owner: Array | None = None  # (L,) int32, the data set of each lane; None where it is shared
+    owner: Array | None = None  # (L,) int32, of which of the M each lane is; None where nothing has that axis
+
+    @property
+    def shared(self) -> bool:
+        """Do all lanes see the same samples, if under weights of their own?"""
+        return self.X.ndim == 2
 
     def over_lanes(self, function: Callable[..., Any], index: Array, centre: Array | None, *lane_wise: Any) -> Any:
         """vmap ``function(samples, *lane_wise)`` over the lanes of these indices; the centre is shared like the samples."""
-        small = self.owner is not None and len(index) > 1  # multiplications with a batch axis are slow
-        if self.owner is None:
-            shared, axis = (self.X, self.weight, centre), None
-        else:
-            owner, axis = self.owner[index], 0
-            shared = (self.X[owner], None if self.weight is None else self.weight[owner], centre)
+        small = not self.shared and len(index) > 1  # multiplications with a batch axis are slow
+        X, weight, own = self.X, self.weight, None if self.shared else 0
+        own_weight = None
+        if self.owner is not None:
+            owner = self.owner[index]
+            X = X if self.shared else X[owner]
+            if weight is not None and weight.ndim == 2:
+                weight, own_weight = weight[owner], 0
 
-        def one(shared: tuple[Array, Array | None, Any], *rest: Any) -> Any:
-            return function(Samples(*shared, lanes=LANES, small=small), *rest)
+        def one(seen: tuple[Array, Array | None, Any], *rest: Any) -> Any:
+            return function(Samples(*seen, lanes=LANES, small=small), *rest)
 
-        return jax.vmap(one, in_axes=(axis, *(0 for _ in lane_wise)), axis_name=LANES)(shared, *lane_wise)
+        axes = ((own, own_weight, own), *(0 for _ in lane_wise))
+        return jax.vmap(one, in_axes=axes, axis_name=LANES)((X, weight, centre), *lane_wise)
 
 
 class Batch(NamedTuple):
@@ -78,7 +86,7 @@ class Batch(NamedTuple):
 def good_width(data: Data, n_lanes: int, n_components: int) -> int:
     """Lanes that go on together: few, for little to wait for the slowest, but enough to keep busy."""
     backend = jax.default_backend()
-    if data.owner is None:
+    if data.shared:
         return min(n_lanes, max(1, ROWS.get(backend, ROWS_ELSEWHERE) // n_components))
     fitting = WORK.get(backend, WORK_ELSEWHERE) // (data.X.shape[1] * data.X.shape[2] * n_components)
     return min(n_lanes, 1 << max(0, fitting.bit_length() - 1))
@@ -194,7 +202,7 @@ def _evaluated(
     def evaluate(samples: Samples, params: GMMParams, n_used: Array | None, prior: Prior | None) -> Lane:
         return lanes.begin(params, samples, floor, plan.accelerate, plan.trace, n_used, prior)
 
-    if data.owner is None:  # that of the components of all lanes
+    if data.shared:  # that of the components of all lanes
         flat = (array.reshape(-1, array.shape[-1]) for array in (starts.means, jax.vmap(digits_needed)(starts)))
         centre = best_centre(*flat)
     else:

@@ -215,6 +215,27 @@ def check_n_components(n_components: Any, n_samples: int) -> int:
     return number
 
 
+def check_n_clusters(n_clusters: Any, n_components: int) -> int:
+    """An integer from one to the number of components."""
+    number = check_int("n_clusters", n_clusters, 1)
+    if number > n_components:
+        raise ValueError(f"n_clusters must be at most {n_components}, the number of components; got {number}.")
+    return number
+
+
+def check_folds(n_folds: Any, n_samples: int, n_components: int) -> int:
+    """Zero, or a number of folds so that without the largest at least ``n_components`` samples are left."""
+    number = check_int("n_folds", n_folds, 0)
+    if number == 1:
+        raise ValueError("n_folds must be 0, for no cross-validation, or at least 2; got 1.")
+    if number and (number > n_samples or n_samples - -(-n_samples // number) < n_components):
+        raise ValueError(
+            f"n_folds={number} leaves too few of {n_samples} samples with weight: each fold needs one, and {n_components} "
+            "components as many besides. Lower n_components, or divide otherwise."
+        )
+    return number
+
+
 def check_nonnegative(name: str, value: Any) -> Any:
     """A finite real number of at least zero, or a tracer."""
     number = value if is_traced(value) else np.asarray(value)

@@ -13,9 +13,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm import batch, checks
+from jaxgmm import batch, checks, folds
 from jaxgmm.batch import Plan
-from jaxgmm.criteria import log_certainty
+from jaxgmm.criteria import Overlap, log_likelihood_of_one, overlap
 from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, admit, check_options, returned
 from jaxgmm.initial import METHODS
 from jaxgmm.loop import Status
@@ -23,6 +23,12 @@ from jaxgmm.params import GMMParams, n_free_parameters
 from jaxgmm.result import FitResult
 from jaxgmm.rounds import Progress, Run, at_once, counted, heard, rounds, together
 from jaxgmm.structures import CLASSICS, Structure, get_structure
+
+SAME = 1e-4
+"""Nats a sample within which restarts have ended at the same optimum; what ``tol`` leaves of the way to it is less."""
+
+CRITERIA = {"bic": "BIC", "aic": "AIC", "icl": "ICL", "nec": "NEC", "cross_validation": "cross-validation"}
+"""What a sweep may choose by, and what it is called."""
 
 
 class Sweep(NamedTuple):
@@ -34,9 +40,15 @@ class Sweep(NamedTuple):
       log_likelihood: (G,) eq. (6), nats.
       n_free_parameters: (G,) see the function.
       aic, bic, icl: (G,) criteria, nats times two, smaller is better; see the functions.
+      entropy: (G,) overlap of the components, nats; see the function.
+      nec: (G,) smaller is better; see the function.
+      held_out: (G, F) log-likelihood of each fold under the fit to the others, nats; F = 0 without folds.
+      cross_validation: (G,) -2 times the sum over folds, smaller is better, on the scale of ``aic``; NaN without folds.
+      n_agreeing: (G,) restarts that ended within 1e-4 nats a sample of the one that was kept, itself among them.
       status: (G,) see ``Status``.
       results: the G fits, of NumPy arrays.
       best: the place of the fit with the lowest criterion among those that ended finite and not degenerate.
+      criterion: the name of the one that ``best`` is chosen by.
 
     >>> import jax, jaxgmm
     >>> found = jaxgmm.sweep(jax.random.key(0), [[0.0], [0.1], [0.2], [9.0], [9.1], [9.3]], [1, 2], "tied", n_restarts=2)
@@ -47,6 +59,7 @@ class Sweep(NamedTuple):
     K   tied
     1  38.71
     2  *5.51
+    tied, K = 2: 2 of 2 restarts end there
     """
 
     covariance_type: np.ndarray
@@ -56,18 +69,26 @@ class Sweep(NamedTuple):
     aic: np.ndarray
     bic: np.ndarray
     icl: np.ndarray
+    entropy: np.ndarray
+    nec: np.ndarray
+    held_out: np.ndarray
+    cross_validation: np.ndarray
+    n_agreeing: np.ndarray
     status: np.ndarray
     results: tuple[FitResult, ...]
     best: int
+    criterion: str
 
     def __repr__(self) -> str:
-        """BIC by number of components and structure."""
+        """The criterion by number of components and structure, and how many restarts found what was chosen."""
         if not all(isinstance(column, np.ndarray) for column in self[: self._fields.index("results")]):
             return f"Sweep({', '.join(f'{name}={value!r}' for name, value in zip(self._fields, self, strict=True))})"
+        values = getattr(self, self.criterion)
+        places = "4f" if self.criterion == "nec" else "2f"
         cells = {
-            (k, name): f"{'*' * (place == self.best)}{bic:.2f}{'' if status == Status.CONVERGED else '!'}"
-            for place, (k, name, bic, status) in enumerate(
-                zip(self.n_components.tolist(), self.covariance_type.tolist(), self.bic, self.status, strict=True)
+            (k, name): f"{'*' * (place == self.best)}{value:.{places}}{'' if status == Status.CONVERGED else '!'}"
+            for place, (k, name, value, status) in enumerate(
+                zip(self.n_components.tolist(), self.covariance_type.tolist(), values, self.status, strict=True)
             )
         }
         names = list(dict.fromkeys(name for _, name in cells))
@@ -76,12 +97,28 @@ class Sweep(NamedTuple):
         ]
         wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(cell.rjust(width) for cell, width in zip(row, wide, strict=True)) for row in rows]
-        return "\n".join(["Sweep: BIC, smaller is better; * chosen, ! not converged", *table])
+        title = f"Sweep: {CRITERIA[self.criterion]}, smaller is better; * chosen, ! not converged"
+        chosen = f"{self.covariance_type[self.best]}, K = {self.n_components[self.best]}"
+        n_restarts = len(self.best_result.lanes.status)
+        return "\n".join([title, *table, f"{chosen}: {self.n_agreeing[self.best]} of {n_restarts} restarts end there"])
 
     @property
     def best_result(self) -> FitResult:
         """The fit that was chosen."""
         return self.results[self.best]
+
+    @property
+    def standard_error(self) -> np.ndarray:
+        """(G,) of ``cross_validation`` less that of the best by it, whose own is zero; NaN without folds.
+
+        Two fits are judged on the same folds, so it is taken from their differences: for F folds sqrt(F) times the standard
+        deviation of a fold's.
+        """
+        n_folds = self.held_out.shape[1]
+        if not n_folds:
+            return np.full(len(self.held_out), np.nan)
+        away = self.held_out - self.held_out[best_by(self.cross_validation, self.status)]
+        return 2 * np.sqrt(n_folds) * away.std(axis=1, ddof=1)
 
 
 def sweep(
@@ -98,6 +135,7 @@ def sweep(
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
     accelerate: str | None = None,
     criterion: str = "bic",
+    n_folds: int = 0,
     callback: Callable[[Progress], None] | None = None,
     progress: bool = False,
 ) -> Sweep:
@@ -112,7 +150,9 @@ def sweep(
       X: (N, D) samples, in data units.
       n_components: the numbers of components, or one; each at most once.
       covariance_type: a structure or several.
-      criterion: "bic", "aic" or "icl", what ``best`` is chosen by.
+      criterion: "bic", "aic", "icl", "nec" or "cross_validation", what ``best`` is chosen by.
+      n_folds: F, into how many parts of equal size, drawn by ``key``, the samples are divided for cross-validation: each fit is
+        repeated F times without one part, by the side of the others. Zero: not at all.
       callback: called with a ``Progress`` of the fits of one structure after each round; structures take turns.
       progress: show a bar (needs tqdm, in the extra ``cli``). Ctrl-C ends all fits that are under way, in
         ``Status.INTERRUPTED``; structures that had not begun are left out.
@@ -122,11 +162,12 @@ def sweep(
       A ``Sweep``: a table of the fits, and which is best.
 
     Raises:
-      ValueError: as ``fit``; a number of components given twice, none, or no structure; a criterion of another name; a call
-        under a trace.
+      ValueError: as ``fit``; a number of components given twice, none, or no structure; a criterion of another name, or
+        cross-validation without folds; folds so large that fewer samples than components remain; a call under a trace.
       ImportError: ``progress`` without tqdm.
 
-    Source: see ``fit`` for the fits; ``aic``, ``bic`` and ``icl`` for the criteria.
+    Source: see ``fit`` for the fits; ``aic``, ``bic``, ``icl`` and ``nec`` for the criteria; Smyth (2000), Statistics and
+    Computing 10, for cross-validation.
 
     >>> import jax, jaxgmm
     >>> X = [[0.0], [0.1], [0.2], [0.4], [9.0], [9.1], [9.2], [9.4]]
@@ -139,54 +180,44 @@ def sweep(
     checks.refuse_trace("sweep", advice, key, X, sample_weight)
     data, offset = admit(X, sample_weight)
     n_present = checks.n_present(sample_weight, len(data.X))
-    several_counts = n_components if isinstance(n_components, Iterable) else [n_components]
-    counts = [checks.check_n_components(k, n_present) for k in several_counts]
-    if not counts or len(set(counts)) < len(counts):
-        raise ValueError(f"n_components must be different numbers, at least one; got {counts}.")
-    several = [covariance_type] if isinstance(covariance_type, (str, Structure)) else list(covariance_type)
-    structures = [get_structure(one) for one in several]
-    if not structures:
-        raise ValueError("covariance_type must name at least one structure.")
+    counts, structures = _grid(n_components, covariance_type, n_present)
     checks.check_choice("init", init, METHODS)
-    checks.check_choice("criterion", criterion, ["bic", "aic", "icl"])
+    n_folds = checks.check_folds(n_folds, n_present, max(counts))
+    checks.check_choice("criterion", criterion, [name for name in CRITERIA if n_folds or name != "cross_validation"])
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     options = check_options(data.X, tol, max_iter, covariance_floor, accelerate, 0)
     checks.refuse_trace("sweep", advice, options)
     floor, tol, passes, accelerate, trace = options
-    keys = _keys(key, n_restarts, len(counts))
-    n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_restarts))
-    n_lanes = len(keys)
-    total = n_present if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
+    held = folds.divided(key, data.weight, len(data.X), n_folds)
+    seen = folds.with_folds(data, held, n_restarts, len(counts))
+    n_each = (1 + n_folds) * n_restarts  # lanes of a number of components: all samples, then without each fold
+    n_lanes = n_each * len(counts)
+    keys = _keys(key, n_restarts, n_lanes)
+    n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_each))
+    total = float(n_present) if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
     def rows_of(structure: Structure) -> Run[list[dict[str, Any]]]:
-        plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(data, n_lanes, max(counts)))
-        running = yield partial(batch.begin, keys, data, None, n_used, n_lanes, floor, plan)
-        advance = partial(batch.advance, data=data, most=passes, tol=tol, plan=plan)
+        plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)))
+        running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan)
+        advance = partial(batch.advance, data=seen, most=passes, tol=tol, plan=plan)
         said = None if say is None else partial(say, structure)
         running = yield from rounds(running, advance, int(passes), n_lanes, said, structure.name)
-        ends = yield partial(batch.finish, running, n_restarts)
-        certainty = yield partial(_log_certainty, ends.params, data.X, data.weight)
-        certainty = np.asarray(certainty, np.float64)
-        ends = jax.tree.map(np.asarray, ends)  # slices of many shapes: NumPy compiles nothing for them
+        every = yield partial(batch.finish, running, n_restarts)
+        ends, left_out = folds.parted(jax.tree.map(np.asarray, every), n_folds)  # NumPy compiles nothing for their shapes
+        judged = np.zeros((len(counts), 0))
+        if n_folds:
+            judged = yield partial(folds.held_out, left_out, data.X, data.weight, held)
+        about = yield partial(_overlap, ends.params, data.X, data.weight)
+        if 1 in counts:
+            single = ends.log_likelihood[counts.index(1)]
+        else:
+            single = yield partial(log_likelihood_of_one, data.X, data.weight, structure)
+        about, judged = jax.tree.map(partial(np.asarray, dtype=np.float64), (about, judged))
         rows = []
         for i, k in enumerate(counts):
-            end = jax.tree.map(lambda leaf, i=i: leaf[i], ends)
+            end, overlap_of_end = jax.tree.map(lambda leaf, i=i: leaf[i], (ends, about))
             result = returned(end._replace(params=_narrowed(end.params, k)), offset)
-            m, log_l = n_free_parameters(result.params), float(result.log_likelihood)
-            bic = m * np.log(total) - 2 * log_l
-            rows.append(
-                {
-                    "covariance_type": structure.name,
-                    "n_components": k,
-                    "log_likelihood": log_l,
-                    "n_free_parameters": m,
-                    "aic": 2 * m - 2 * log_l,
-                    "bic": bic,
-                    "icl": bic - 2 * certainty[i],
-                    "status": int(result.status),
-                    "results": result,
-                }
-            )
+            rows.append(_row(result, total, float(single), overlap_of_end, judged[i]))
         return rows
 
     with heard(callback, progress) as said:
@@ -195,7 +226,44 @@ def sweep(
     rows = [row for end in ends if end is not None for row in end]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
-    return Sweep(**arrays, results=tuple(columns["results"]), best=best_by(arrays[criterion], arrays["status"]))
+    best = best_by(arrays[criterion], arrays["status"])
+    return Sweep(**arrays, results=tuple(columns["results"]), best=best, criterion=criterion)
+
+
+def _grid(n_components: Any, covariance_type: Any, n_present: int) -> tuple[list[int], list[Structure]]:
+    """The two axes of a sweep."""
+    several_counts = n_components if isinstance(n_components, Iterable) else [n_components]
+    counts = [checks.check_n_components(k, n_present) for k in several_counts]
+    if not counts or len(set(counts)) < len(counts):
+        raise ValueError(f"n_components must be different numbers, at least one; got {counts}.")
+    several = [covariance_type] if isinstance(covariance_type, (str, Structure)) else list(covariance_type)
+    structures = [get_structure(one) for one in several]
+    if not structures:
+        raise ValueError("covariance_type must name at least one structure.")
+    return counts, structures
+
+
+def _row(result: FitResult, total: float, single: float, about: Overlap, held_out: np.ndarray) -> dict[str, Any]:
+    """What a ``Sweep`` says of a fit; ``single`` is the log-likelihood of one component, ``total`` the weight of samples."""
+    params, log_l = result.params, float(result.log_likelihood)
+    m, gain = n_free_parameters(params), log_l - single
+    bic = m * np.log(total) - 2 * log_l
+    return {
+        "covariance_type": params.structure.name,
+        "n_components": params.n_components,
+        "log_likelihood": log_l,
+        "n_free_parameters": m,
+        "aic": 2 * m - 2 * log_l,
+        "bic": bic,
+        "icl": bic - 2 * about.log_certainty,
+        "entropy": about.entropy,
+        "nec": 1.0 if params.n_components == 1 else about.entropy / gain if gain > 0 else np.inf,
+        "held_out": held_out,
+        "cross_validation": -2 * held_out.sum() if held_out.size else np.nan,
+        "n_agreeing": n_agreeing(result, total),
+        "status": int(result.status),
+        "results": result,
+    }
 
 
 def best_by(criterion: np.ndarray, status: np.ndarray) -> int:
@@ -212,11 +280,17 @@ def _narrowed(params: GMMParams, n_components: int) -> GMMParams:
 
 
 @partial(jax.jit, static_argnums=(1, 2))
-def _keys(key: Array, n_restarts: int, n_counts: int) -> Array:
-    """The same keys for every number of components."""
-    return jax.random.split(key, n_restarts)[jnp.tile(jnp.arange(n_restarts), n_counts)]
+def _keys(key: Array, n_restarts: int, n_lanes: int) -> Array:
+    """The same keys for every number of components and all samples that are seen."""
+    return jax.random.split(key, n_restarts)[jnp.arange(n_lanes) % n_restarts]
+
+
+def n_agreeing(result: FitResult, total_weight: float) -> int:
+    """Restarts that ended where the best did, as far as the likelihood tells, and as sound."""
+    near = np.abs(result.lanes.log_likelihood - result.log_likelihood) <= SAME * total_weight
+    return int((near & ((result.lanes.status == Status.DEGENERATE) == (result.status == Status.DEGENERATE))).sum())
 
 
 @jax.jit
-def _log_certainty(params: GMMParams, X: Array, sample_weight: Array | None) -> Array:
-    return jax.vmap(lambda params: log_certainty(params, X, sample_weight))(params)
+def _overlap(params: GMMParams, X: Array, sample_weight: Array | None) -> Overlap:
+    return jax.vmap(lambda params: overlap(params, X, sample_weight))(params)

@@ -15,8 +15,8 @@ FLOORS = {
     1: ["accelerate", "structures"],
     2: ["params", "sums", "contract", "priors", "result"],
     3: ["em"],
-    4: ["clusters", "initial", "lanes", "implicit", "swaps", "batch", "rounds", "density", "criteria"],
-    5: ["fitting", "gradient"],
+    4: ["clusters", "initial", "lanes", "implicit", "swaps", "batch", "rounds", "density", "criteria", "merging"],
+    5: ["fitting", "folds", "gradient"],
     6: ["many", "selection"],
     7: [
         "cache",
@@ -46,6 +46,7 @@ STEPS = {
     "result": {"params"},
     "initial": {"clusters", "swaps"},
     "swaps": {"lanes"},
+    "criteria": {"initial"},
     "batch": {"clusters", "initial", "lanes"},
     "implicit": {"lanes"},
     "gradient": {"fitting"},
