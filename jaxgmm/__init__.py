@@ -1,5 +1,6 @@
 """Gaussian mixtures by expectation-maximisation: pure functions over an immutable parameter pytree."""
 
+from jaxgmm.bootstrap import BootstrapTest, bootstrap_lrt
 from jaxgmm.cache import keep_compiled
 from jaxgmm.criteria import aic, bic, entropy, icl, nec
 from jaxgmm.density import log_prob, mixture_covariance, mixture_mean, predict, predict_proba, sample
@@ -19,6 +20,7 @@ from jaxgmm.selection import Sweep, sweep
 from jaxgmm.sums import Statistics
 
 __all__ = [
+    "BootstrapTest",
     "FitResult",
     "GMMParams",
     "Prior",
@@ -28,6 +30,7 @@ __all__ = [
     "Sweep",
     "aic",
     "bic",
+    "bootstrap_lrt",
     "covariances",
     "default_prior",
     "e_step",

@@ -223,6 +223,16 @@ def check_n_clusters(n_clusters: Any, n_components: int) -> int:
     return number
 
 
+def check_level(level: Any, n_bootstrap: int) -> float:
+    """A number between 0 and 1 that p-values of so many simulations can reach."""
+    number = float(check_nonnegative("level", level))
+    if not 0 < number < 1:
+        raise ValueError(f"level must be between 0 and 1; got {level!r}.")
+    if number * (1 + n_bootstrap) < 1 - 1e-9:
+        raise ValueError(f"n_bootstrap={n_bootstrap} gives no p-value below {1 / (1 + n_bootstrap):.3g}. Raise it, or level.")
+    return number
+
+
 def check_folds(n_folds: Any, n_samples: int, n_components: int) -> int:
     """Zero, or a number of folds so that without the largest at least ``n_components`` samples are left."""
     number = check_int("n_folds", n_folds, 0)

@@ -36,7 +36,7 @@ from jaxgmm.drawing import (
 )
 from jaxgmm.loop import Status
 from jaxgmm.result import FitResult
-from jaxgmm.selection import best_by
+from jaxgmm.selection import CRITERIA, best_by
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -332,13 +332,14 @@ def plot_pairs(
     return ax
 
 
-def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic") -> Axes:
+def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str | None = None) -> Axes:
     """A criterion over the number of components, a curve a structure, ringed at its best; hollow where a fit is degenerate.
 
     Args:
       sweep: what ``jaxgmm.sweep`` returns.
       ax: axes.
-      criterion: "bic", "aic", "icl", in nats times two, smaller is better, or "log_likelihood", in nats.
+      criterion: what the sweep chose by, without; or "bic", "aic", "icl", "cross_validation" with the standard error of its
+        difference from the best, in nats times two, "nec", or "log_likelihood" or "entropy", in nats.
 
     Returns:
       ``ax``, or the axes that were made.
@@ -346,7 +347,7 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
     Raises:
       AttributeError: a criterion of another name.
 
-    Source: see ``jaxgmm.aic``, ``jaxgmm.bic`` and ``jaxgmm.icl``.
+    Source: see ``jaxgmm.aic``, ``jaxgmm.bic``, ``jaxgmm.icl``, ``jaxgmm.nec`` and ``jaxgmm.sweep``.
 
     >>> import jax, jaxgmm
     >>> from jaxgmm.plotting import plot_criterion
@@ -356,6 +357,7 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
     [2]
     """
     ax = axes_of(ax, (6.5, 4.0))
+    criterion = sweep.criterion if criterion is None else criterion
     values = np.asarray(getattr(sweep, criterion), float)
     for i, name in enumerate(dict.fromkeys(sweep.covariance_type)):
         mine = np.flatnonzero(sweep.covariance_type == name)
@@ -365,13 +367,55 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str = "bic"
         ax.plot(counts[mine], values[mine], label=str(name), markersize=5, color=colour, marker=marker, linestyle=style)
         spikes = mine[sweep.status[mine] == Status.DEGENERATE]
         ax.plot(counts[spikes], values[spikes], linestyle="none", marker=marker, color=colour, markerfacecolor="white")
-    if criterion != "log_likelihood":  # that rises with every component
+        if criterion == "cross_validation":
+            error = sweep.standard_error[mine]
+            ax.errorbar(counts[mine], values[mine], error, fmt="none", ecolor=colour, elinewidth=1, capsize=2)
+    if criterion in CRITERIA:  # the log-likelihood rises with every component, and entropy is zero for one
         at = best_by(values, sweep.status)
         ring = sweep.n_components[at], values[at]
         ax.plot(*ring, marker="o", markersize=13, linestyle="none", color="none", markeredgecolor="black", label="best")
-    unit = "log-likelihood (nats)" if criterion == "log_likelihood" else f"{criterion.upper()} (smaller is better)"
+    unit = f"{CRITERIA[criterion]} (smaller is better)" if criterion in CRITERIA else f"{criterion.replace('_', '-')} (nats)"
     ax.set(xlabel="number of components", ylabel=unit, xticks=np.unique(sweep.n_components))
     legend_beside(ax)
+    return ax
+
+
+def plot_merging(merging: Any, ax: Axes | None = None) -> Axes:
+    """The entropy of each number of clusters over the weight of the samples that merges have moved, ringed at the elbow.
+
+    Args:
+      merging: what ``jaxgmm.merge_components`` returns.
+      ax: axes.
+
+    Returns:
+      ``ax``, or the axes that were made. Points from the elbow on bear their number of clusters; the two lines meet there.
+
+    Source: Baudry, Raftery, Celeux, Lo and Gottardo (2010), Journal of Computational and Graphical Statistics 19.
+
+    >>> import jaxgmm
+    >>> from jaxgmm.plotting import plot_merging
+    >>> params = jaxgmm.GMMParams.from_moments([1, 1, 1, 1], [[0.0], [0.5], [9.0], [19.0]], [[[1.0]]] * 4)
+    >>> merging = jaxgmm.merge_components(params, [[-1.0], [0.2], [0.4], [1.0], [8.0], [9.0], [18.0], [19.0]])
+    >>> [text.get_text() for text in plot_merging(merging).texts]
+    ['1', '2', '3', '4']
+    """
+    ax = axes_of(ax, (6.5, 4.0))
+    entropy, moved = np.asarray(merging.entropy, float), np.asarray(merging.moved, float)
+    x, chosen = np.cumsum(moved[::-1])[::-1], int(merging.n_clusters)
+    for part in (slice(0, chosen), slice(chosen - 1, None)):
+        if np.ptp(x[part]) > 0:
+            slope, level = np.polyfit(x[part], entropy[part], 1)
+            ax.plot(x[part], level + slope * x[part], color=COLOURS[6], linewidth=1)
+    ax.plot(x, entropy, color=COLOURS[0], marker=MARKERS[0], markersize=5, linestyle="none")
+    ring = {"marker": "o", "markersize": 13, "linestyle": "none", "color": "none", "markeredgecolor": "black"}
+    ax.plot(x[chosen - 1], entropy[chosen - 1], label=f"{chosen} clusters suggested", **ring)
+    for n, place in enumerate(zip(x, entropy, strict=True), start=1):
+        if chosen < n < len(x):  # of many components, these lie close
+            continue
+        ax.annotate(str(n), place, xytext=(0, 8), textcoords="offset points", ha="center", fontsize=8)
+    ax.set(xlabel="samples moved by merges", ylabel="entropy of the classification (nats)")
+    ax.margins(y=0.12)
+    ax.legend(frameon=False)
     return ax
 
 

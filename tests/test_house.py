@@ -17,7 +17,7 @@ FLOORS = {
     3: ["em"],
     4: ["clusters", "initial", "lanes", "implicit", "swaps", "batch", "rounds", "density", "criteria", "merging"],
     5: ["fitting", "folds", "gradient"],
-    6: ["many", "selection"],
+    6: ["many", "selection", "bootstrap"],
     7: [
         "cache",
         "cli_groups",
@@ -50,6 +50,7 @@ STEPS = {
     "batch": {"clusters", "initial", "lanes"},
     "implicit": {"lanes"},
     "gradient": {"fitting"},
+    "bootstrap": {"many", "selection"},
     "rounds": {"batch"},
     "cli_groups": {"grouped", "io", "reports", "tables"},
     "plotting": {"drawing"},

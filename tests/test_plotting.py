@@ -90,6 +90,14 @@ def test_responsibilities_are_stacked_to_one():
     np.testing.assert_allclose(tops, 1, rtol=1e-5)
 
 
+def test_merging_is_drawn_with_a_ring_at_the_elbow():
+    merging = jaxgmm.merge_components(MIXTURE, X)
+    ax = plotting.plot_merging(merging)
+    ring = next(line for line in ax.lines if "suggested" in str(line.get_label()))
+    np.testing.assert_allclose(ring.get_xydata(), [[merging.moved[1:].sum(), merging.entropy[1]]])
+    assert [text.get_text() for text in ax.texts] == ["1", "2", "3"]
+
+
 def test_fits_and_sweeps_and_estimators_are_drawn():
     key = jax.random.key(0)
     result = jaxgmm.fit(key, X, 2, covariance_type="diag", n_restarts=4, trace=40, tol=1e-4)
@@ -106,6 +114,10 @@ def test_fits_and_sweeps_and_estimators_are_drawn():
     apart = swept._replace(icl=np.where(np.arange(6) == 4, -1e9, swept.icl))
     rings = [line for line in plotting.plot_criterion(apart, criterion="icl").lines if line.get_label() == "best"]
     np.testing.assert_array_equal(rings[0].get_xydata(), [[apart.n_components[4], -1e9]])
+    held_out = -(np.arange(24.0).reshape(6, 4) ** 2)
+    judged = swept._replace(held_out=held_out, cross_validation=-2 * held_out.sum(axis=1), criterion="cross_validation")
+    bars = [np.diff(np.stack(part.get_segments())[:, :, 1])[:, 0] for part in plotting.plot_criterion(judged).collections]
+    np.testing.assert_allclose(np.concatenate(bars), 2 * judged.standard_error)
     from jaxgmm.sklearn import GaussianMixture
 
     assert plotting.plot_fit(GaussianMixture.from_params(MIXTURE), X).shape == (3, 3)
