@@ -11,10 +11,9 @@ from jaxgmm.initial import initialise
 from jaxgmm.io import from_dict, load, load_metadata, save, to_dict
 from jaxgmm.loop import Status
 from jaxgmm.many import fit_many
+from jaxgmm.merging import Merging, merge_components
 from jaxgmm.params import GMMParams, covariances, from_free, n_free_parameters, to_free
 from jaxgmm.priors import Prior, default_prior
-from jaxgmm.merging import Merging, merge_components
-from jaxgmm.params import GMMParams, covariances, n_free_parameters
 from jaxgmm.result import FitResult
 from jaxgmm.selection import Sweep, sweep
 from jaxgmm.sums import Statistics
@@ -23,8 +22,8 @@ __all__ = [
     "BootstrapTest",
     "FitResult",
     "GMMParams",
-    "Prior",
     "Merging",
+    "Prior",
     "Statistics",
     "Status",
     "Sweep",

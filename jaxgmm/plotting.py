@@ -407,8 +407,10 @@ def plot_merging(merging: Any, ax: Axes | None = None) -> Axes:
             slope, level = np.polyfit(x[part], entropy[part], 1)
             ax.plot(x[part], level + slope * x[part], color=COLOURS[6], linewidth=1)
     ax.plot(x, entropy, color=COLOURS[0], marker=MARKERS[0], markersize=5, linestyle="none")
-    ring = {"marker": "o", "markersize": 13, "linestyle": "none", "color": "none", "markeredgecolor": "black"}
-    ax.plot(x[chosen - 1], entropy[chosen - 1], label=f"{chosen} clusters suggested", **ring)
+    ax.plot(
+        x[chosen - 1], entropy[chosen - 1], color="none", marker="o", markersize=13, markeredgecolor="black", linestyle="none"
+    )
+    ax.lines[-1].set_label(f"{chosen} clusters suggested")
     for n, place in enumerate(zip(x, entropy, strict=True), start=1):
         if chosen < n < len(x):  # of many components, these lie close
             continue

@@ -287,7 +287,7 @@ def _keys(key: Array, n_restarts: int, n_lanes: int) -> Array:
 
 def n_agreeing(result: FitResult, total_weight: float) -> int:
     """Restarts that ended where the best did, as far as the likelihood tells, and as sound."""
-    near = np.abs(result.lanes.log_likelihood - result.log_likelihood) <= SAME * total_weight
+    near = np.abs(result.lanes.log_posterior - result.log_posterior) <= SAME * total_weight
     return int((near & ((result.lanes.status == Status.DEGENERATE) == (result.status == Status.DEGENERATE))).sum())
 
 
