@@ -322,10 +322,10 @@ def check_scale(scale: ArrayLike, n_features: int) -> np.ndarray | jax.Array:
     return array
 
 
-def check_prior(prior: Any, n_features: int) -> Any:
-    """None, or a ``Prior`` of D features that no component can gain from without end."""
-    if prior is None:
-        return None
+def check_prior(prior: Any, n_features: int, by_name: bool = False) -> Any:
+    """None, or a ``Prior`` of D features that no component can gain from without end; "default" where it may come by name."""
+    if prior is None or (by_name and isinstance(prior, str) and check_choice("prior", prior, ["default"])):
+        return prior
     if not hasattr(prior, "shrinkage") or not hasattr(prior, "scatter"):
         raise ValueError(f"prior must be a jaxgmm.Prior or None; got {prior!r}. Make one with jaxgmm.default_prior(X, K).")
     shapes = {"weight": (), "shrinkage": (), "mean": (n_features,), "count": (), "scatter": (n_features, n_features)}

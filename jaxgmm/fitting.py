@@ -257,10 +257,9 @@ def admit(X: Any, sample_weight: Any, vanishing: bool = False) -> tuple[Data, np
 def prior_of(prior: Any, data: Data, offset: ArrayLike | None, n_components: int, structure: Structure) -> Prior | None:
     """The prior that passed the door, of samples less ``offset``."""
     n_features, dtype = data.X.shape[1], float_dtype(data.X)
+    prior = checks.check_prior(prior, n_features, by_name=True)
     if isinstance(prior, str):
-        checks.check_choice("prior", prior, ["default"])
         return default_prior(data.X, n_components, structure, sample_weight=data.weight)
-    prior = checks.check_prior(prior, n_features)
     return None if prior is None else cast_prior(prior, dtype, None if offset is None else jnp.asarray(offset).astype(dtype))
 
 

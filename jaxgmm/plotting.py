@@ -359,8 +359,9 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str | None 
     ax = axes_of(ax, (6.5, 4.0))
     criterion = sweep.criterion if criterion is None else criterion
     values = np.asarray(getattr(sweep, criterion), float)
-    for i, name in enumerate(dict.fromkeys(sweep.covariance_type)):
-        mine = np.flatnonzero(sweep.covariance_type == name)
+    families = np.array(sweep.family)
+    for i, name in enumerate(dict.fromkeys(sweep.family)):
+        mine = np.flatnonzero(families == name)
         mine = mine[np.argsort(sweep.n_components[mine])]
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         counts, style = np.asarray(sweep.n_components), STYLES[i % len(STYLES)]

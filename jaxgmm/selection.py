@@ -14,12 +14,13 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks, folds
-from jaxgmm.batch import Plan
+from jaxgmm.batch import Data, Plan
 from jaxgmm.criteria import Overlap, log_likelihood_of_one, overlap
-from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, admit, check_options, returned
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, admit, check_options, prior_of, returned
 from jaxgmm.initial import METHODS
 from jaxgmm.loop import Status
 from jaxgmm.params import GMMParams, n_free_parameters
+from jaxgmm.priors import Prior
 from jaxgmm.result import FitResult
 from jaxgmm.rounds import Progress, Run, at_once, counted, heard, rounds, together
 from jaxgmm.structures import CLASSICS, Structure, get_structure
@@ -36,6 +37,7 @@ class Sweep(NamedTuple):
 
     Attributes:
       covariance_type: (G,) names of the structures.
+      prior: (G,) "none", "default" or "given".
       n_components: (G,) K.
       log_likelihood: (G,) eq. (6), nats.
       n_free_parameters: (G,) see the function.
@@ -63,6 +65,7 @@ class Sweep(NamedTuple):
     """
 
     covariance_type: np.ndarray
+    prior: np.ndarray
     n_components: np.ndarray
     log_likelihood: np.ndarray
     n_free_parameters: np.ndarray
@@ -88,7 +91,7 @@ class Sweep(NamedTuple):
         cells = {
             (k, name): f"{'*' * (place == self.best)}{value:.{places}}{'' if status == Status.CONVERGED else '!'}"
             for place, (k, name, value, status) in enumerate(
-                zip(self.n_components.tolist(), self.covariance_type.tolist(), values, self.status, strict=True)
+                zip(self.n_components.tolist(), self.family, values, self.status, strict=True)
             )
         }
         names = list(dict.fromkeys(name for _, name in cells))
@@ -98,7 +101,7 @@ class Sweep(NamedTuple):
         wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(cell.rjust(width) for cell, width in zip(row, wide, strict=True)) for row in rows]
         title = f"Sweep: {CRITERIA[self.criterion]}, smaller is better; * chosen, ! not converged"
-        chosen = f"{self.covariance_type[self.best]}, K = {self.n_components[self.best]}"
+        chosen = f"{self.family[self.best]}, K = {self.n_components[self.best]}"
         n_restarts = len(self.best_result.lanes.status)
         return "\n".join([title, *table, f"{chosen}: {self.n_agreeing[self.best]} of {n_restarts} restarts end there"])
 
@@ -106,6 +109,12 @@ class Sweep(NamedTuple):
     def best_result(self) -> FitResult:
         """The fit that was chosen."""
         return self.results[self.best]
+
+    @property
+    def family(self) -> list[str]:
+        """Structure of each fit, and its prior, if there is one."""
+        pairs = zip(self.covariance_type.tolist(), self.prior.tolist(), strict=True)
+        return [name if prior == "none" else f"{name} + {prior} prior" for name, prior in pairs]
 
     @property
     def standard_error(self) -> np.ndarray:
@@ -133,6 +142,7 @@ def sweep(
     tol: ArrayLike = TOL,
     max_iter: int = MAX_ITER,
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
+    prior: Prior | str | Sequence[Prior | str | None] | None = None,
     accelerate: str | None = None,
     criterion: str = "bic",
     n_folds: int = 0,
@@ -150,6 +160,8 @@ def sweep(
       X: (N, D) samples, in data units.
       n_components: the numbers of components, or one; each at most once.
       covariance_type: a structure or several.
+      prior: see ``fit``, or several of them, each fitted in every structure; "default" is that of each structure and number of
+        components, and of the samples that a fit sees. Criteria take the likelihood, not the posterior.
       criterion: "bic", "aic", "icl", "nec" or "cross_validation", what ``best`` is chosen by.
       n_folds: F, into how many parts of equal size, drawn by ``key``, the samples are divided for cross-validation: each fit is
         repeated F times without one part, by the side of the others. Zero: not at all.
@@ -180,7 +192,7 @@ def sweep(
     checks.refuse_trace("sweep", advice, key, X, sample_weight)
     data, offset = admit(X, sample_weight)
     n_present = checks.n_present(sample_weight, len(data.X))
-    counts, structures = _grid(n_components, covariance_type, n_present)
+    counts, families = _grid(n_components, covariance_type, prior, n_present, data.X.shape[1])
     checks.check_choice("init", init, METHODS)
     n_folds = checks.check_folds(n_folds, n_present, max(counts))
     checks.check_choice("criterion", criterion, [name for name in CRITERIA if n_folds or name != "cross_validation"])
@@ -196,11 +208,12 @@ def sweep(
     n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_each))
     total = float(n_present) if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
-    def rows_of(structure: Structure) -> Run[list[dict[str, Any]]]:
+    def rows_of(structure: Structure, prior: Prior | str | None) -> Run[list[dict[str, Any]]]:
         plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)))
-        running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan)
+        known = None if prior is None else (yield partial(_priors, prior, seen, offset, counts, structure, n_restarts))
+        running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known)
         advance = partial(batch.advance, data=seen, most=passes, tol=tol, plan=plan)
-        said = None if say is None else partial(say, structure)
+        said = None if say is None else partial(say, (structure, prior if isinstance(prior, str) else id(prior)))
         running = yield from rounds(running, advance, int(passes), n_lanes, said, structure.name)
         every = yield partial(batch.finish, running, n_restarts)
         ends, left_out = folds.parted(jax.tree.map(np.asarray, every), n_folds)  # NumPy compiles nothing for their shapes
@@ -208,7 +221,7 @@ def sweep(
         if n_folds:
             judged = yield partial(folds.held_out, left_out, data.X, data.weight, held)
         about = yield partial(_overlap, ends.params, data.X, data.weight)
-        if 1 in counts:
+        if 1 in counts and prior is None:
             single = ends.log_likelihood[counts.index(1)]
         else:
             single = yield partial(log_likelihood_of_one, data.X, data.weight, structure)
@@ -217,12 +230,12 @@ def sweep(
         for i, k in enumerate(counts):
             end, overlap_of_end = jax.tree.map(lambda leaf, i=i: leaf[i], (ends, about))
             result = returned(end._replace(params=_narrowed(end.params, k)), offset)
-            rows.append(_row(result, total, float(single), overlap_of_end, judged[i]))
+            rows.append(_row(result, prior, total, float(single), overlap_of_end, judged[i]))
         return rows
 
     with heard(callback, progress) as said:
-        say = None if said is None else counted(said, n_lanes * len(structures))
-        ends = together(map(rows_of, structures), at_once(data.X))
+        say = None if said is None else counted(said, n_lanes * len(families))
+        ends = together((rows_of(*family) for family in families), at_once(data.X))
     rows = [row for end in ends if end is not None for row in end]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
@@ -230,8 +243,10 @@ def sweep(
     return Sweep(**arrays, results=tuple(columns["results"]), best=best, criterion=criterion)
 
 
-def _grid(n_components: Any, covariance_type: Any, n_present: int) -> tuple[list[int], list[Structure]]:
-    """The two axes of a sweep."""
+def _grid(
+    n_components: Any, covariance_type: Any, prior: Any, n_present: int, n_features: int
+) -> tuple[list[int], list[tuple[Structure, Prior | str | None]]]:
+    """The axes of a sweep: numbers of components, and structures with priors."""
     several_counts = n_components if isinstance(n_components, Iterable) else [n_components]
     counts = [checks.check_n_components(k, n_present) for k in several_counts]
     if not counts or len(set(counts)) < len(counts):
@@ -240,16 +255,38 @@ def _grid(n_components: Any, covariance_type: Any, n_present: int) -> tuple[list
     structures = [get_structure(one) for one in several]
     if not structures:
         raise ValueError("covariance_type must name at least one structure.")
-    return counts, structures
+    priors = list(prior) if isinstance(prior, (list, tuple)) else [prior]
+    known = [checks.check_prior(one, n_features, by_name=True) for one in priors]
+    if not known:
+        raise ValueError("prior must name at least one prior; None is maximum likelihood.")
+    return counts, [(structure, one) for structure in structures for one in known]
 
 
-def _row(result: FitResult, total: float, single: float, about: Overlap, held_out: np.ndarray) -> dict[str, Any]:
+def _priors(
+    prior: Prior | str, seen: Data, offset: np.ndarray | None, counts: list[int], structure: Structure, n_restarts: int
+) -> Prior:
+    """That of each lane: of its number of components, and of the samples that it sees."""
+
+    def of_samples(weight: Array | None) -> Prior:
+        each = [prior_of(prior, Data(seen.X, weight), offset, k, structure) for k in counts]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+
+    apart = seen.owner is not None
+    found = jax.vmap(of_samples, out_axes=1)(seen.weight) if apart else of_samples(seen.weight)
+    in_lanes = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[1 + apart :]), found)
+    return jax.tree.map(lambda leaf: jnp.repeat(leaf, n_restarts, axis=0), in_lanes)
+
+
+def _row(
+    result: FitResult, prior: Prior | str | None, total: float, single: float, about: Overlap, held_out: np.ndarray
+) -> dict[str, Any]:
     """What a ``Sweep`` says of a fit; ``single`` is the log-likelihood of one component, ``total`` the weight of samples."""
     params, log_l = result.params, float(result.log_likelihood)
     m, gain = n_free_parameters(params), log_l - single
     bic = m * np.log(total) - 2 * log_l
     return {
         "covariance_type": params.structure.name,
+        "prior": "none" if prior is None else prior if isinstance(prior, str) else "given",
         "n_components": params.n_components,
         "log_likelihood": log_l,
         "n_free_parameters": m,

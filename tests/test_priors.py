@@ -162,6 +162,19 @@ def test_components_out_of_use_have_no_prior(x64):
     assert ends[1].params.weights[2] == 0
 
 
+@pytest.mark.slow
+def test_a_sweep_takes_priors_as_an_axis(x64):
+    X = random_samples()
+    options = {"n_restarts": 2, "init": "k-means++"}
+    grid = jaxgmm.sweep(jax.random.key(0), X, [1, 2], "diag", prior=[None, "default"], n_folds=2, **options)
+    assert grid.prior.tolist() == ["none", "none", "default", "default"]
+    for result, k, prior in zip(grid.results, [1, 2, 1, 2], [None, None, "default", "default"], strict=True):
+        single = jaxgmm.fit(jax.random.key(0), X, k, covariance_type="diag", prior=prior, **options)
+        np.testing.assert_allclose(result.log_posterior, single.log_posterior, rtol=1e-6)
+    assert "diag + default prior" in repr(grid)
+    assert np.isfinite(grid.cross_validation).all()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
