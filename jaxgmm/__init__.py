@@ -13,20 +13,25 @@ from jaxgmm.loop import Status
 from jaxgmm.many import fit_many
 from jaxgmm.merging import Merging, merge_components
 from jaxgmm.params import GMMParams, covariances, from_free, n_free_parameters, to_free
+from jaxgmm.posterior import Hyperparameters, Posterior
 from jaxgmm.priors import Prior, default_prior
 from jaxgmm.result import FitResult
 from jaxgmm.selection import Sweep, sweep
 from jaxgmm.sums import Statistics
+from jaxgmm.variational import VariationalResult, fit_variational, fit_variational_from
 
 __all__ = [
     "BootstrapTest",
     "FitResult",
     "GMMParams",
+    "Hyperparameters",
     "Merging",
+    "Posterior",
     "Prior",
     "Statistics",
     "Status",
     "Sweep",
+    "VariationalResult",
     "aic",
     "bic",
     "bootstrap_lrt",
@@ -38,6 +43,8 @@ __all__ = [
     "fit_from",
     "fit_gradient",
     "fit_many",
+    "fit_variational",
+    "fit_variational_from",
     "from_dict",
     "from_free",
     "icl",

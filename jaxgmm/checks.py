@@ -294,6 +294,34 @@ def check_params(params: Any) -> None:
         )
 
 
+def check_hyperparameters(prior: Any, n_features: int, least_dof: float, scale_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The numbers of a prior, by name; None where one is left to the data."""
+    if not hasattr(prior, "shrinkage"):
+        raise ValueError(f"prior must be Hyperparameters; got {type(prior).__name__}.")
+    found: dict[str, Any] = dict(vars(prior))
+    for name, above in (("concentration", 0.0), ("shrinkage", 0.0), ("dof", least_dof)):
+        if found[name] is None:
+            continue
+        number = found[name] = check_array(f"prior.{name}", found[name])
+        if number.ndim or not (is_traced(number) or (np.isfinite(number) and number > above)):
+            raise ValueError(f"prior.{name} must be a finite number above {above:g}; got {number!r}.")
+    for name, shape in (("mean", (n_features,)), ("scale", scale_shape)):
+        if found[name] is None:
+            continue
+        array = found[name] = check_array(f"prior.{name}", found[name])
+        if array.shape != shape:
+            raise ValueError(f"prior.{name} must have shape {shape}; got {array.shape}.")
+        if not is_traced(array) and not np.isfinite(np.asarray(array)).all():
+            raise ValueError(f"prior.{name} must be finite; got {np.asarray(array).tolist()}.")
+    scale = found["scale"]
+    if scale is not None and not is_traced(scale):
+        values = np.asarray(scale, np.float64)
+        square = values if values.ndim == 2 else np.diag(np.atleast_1d(values))
+        if np.abs(square - square.T).max() > 1e-5 * np.abs(square).max() or np.linalg.eigvalsh(square)[0] <= 0:
+            raise ValueError(f"prior.scale must be symmetric and positive definite; got {values.tolist()}.")
+    return found
+
+
 def check_centre(centre: ArrayLike | None, n_features: int, name: str = "centre") -> np.ndarray | jax.Array | None:
     """None, or a point of D features."""
     if centre is None:

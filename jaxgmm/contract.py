@@ -135,6 +135,7 @@ def expect(
     block_size: int | None = None,
     lanes: str | None = None,
     safest: bool = False,
+    whitener: Whitener | None = None,
 ) -> Statistics:
     """The E-step and its sums in one pass over X, in the fastest form that is safe.
 
@@ -147,9 +148,10 @@ def expect(
       block_size: samples a block; None chooses by the size of the temporaries.
       lanes: name of a ``vmap`` axis of restarts over the same samples, which then take the same form.
       safest: take ``CENTRED`` unseen; a program with one form compiles sooner.
+      whitener: that of the covariances, where it is known.
     """
     structure = params.structure
-    whitener = structure.whitener(params.cov, params.n_components, params.n_features)
+    whitener = whitener or structure.whitener(params.cov, params.n_components, params.n_features)
 
     def posterior(diff: Float[Array, "K D B"]) -> tuple[Array, Array]:
         return bayes(params.weights, log_gaussians(structure, whitener, diff))

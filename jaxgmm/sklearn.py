@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 from sklearn import mixture
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_array, check_random_state
+from sklearn.utils import check_random_state
 
 from jaxgmm import batch, checks, lanes, sklearn_door
 from jaxgmm.batch import Batch, Data, Plan
@@ -28,19 +28,19 @@ from jaxgmm.fitting import admit, check_options, run_parts
 from jaxgmm.lanes import Added
 from jaxgmm.loop import Status
 from jaxgmm.padding import in_padded, in_rows
-from jaxgmm.params import GMMParams
+from jaxgmm.params import GMMParams, n_free_parameters
 from jaxgmm.precisions import COLLAPSED, check_weights, has_inverses, inverted, precisions_cholesky, squared
 from jaxgmm.result import FitResult
 from jaxgmm.sklearn_answers import FittedMixture, in_precision
-from jaxgmm.sklearn_door import FLOATS, weighted_samples
-from jaxgmm.sklearn_starts import STARTS, estimated, responsibilities, whitened_clusters
-from jaxgmm.sklearn_words import UNCONVERGED, Talk, in_words
-from jaxgmm.structures import CLASSICS, Structure, get_structure
+from jaxgmm.sklearn_bayesian import BayesianGaussianMixture
+from jaxgmm.sklearn_door import shaped, weighted_samples
+from jaxgmm.sklearn_starts import estimated, responsibilities, whitened_clusters
+from jaxgmm.sklearn_words import UNCONVERGED, Talk, in_words, trace_length
+from jaxgmm.structures import Structure
+
+__all__ = ["BayesianGaussianMixture", "GaussianMixture"]
 
 FIELDS = ("weights", "means", "cov")
-
-SHORTEST_TRACE, LONGEST_TRACE = 1 << 10, 1 << 14
-"""Length of the record of lower bounds: doubled, and compiled anew, until it holds ``max_iter``, up to the second."""
 
 
 class GaussianMixture(FittedMixture):
@@ -96,6 +96,8 @@ class GaussianMixture(FittedMixture):
     >>> bool(np.ptp(gm.predict([[0, 0], [12, 3]])))
     True
     """
+
+    _theirs = mixture.GaussianMixture
 
     def __init__(
         self,
@@ -156,10 +158,7 @@ class GaussianMixture(FittedMixture):
         [0.15, 9.1]
         """
         X, sample_weight = weighted_samples(self, X, sample_weight, ensure_min_samples=2)
-        if (n_present := checks.n_present(sample_weight, len(X))) < checks.check_int("n_components", self.n_components, 1):
-            raise ValueError(
-                f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n_present}"
-            )
+        self._check_present(X, sample_weight)
         structure = self._structure()
         self._check_arguments()
         unit = sklearn_door.unit(X, sample_weight, vanishing=self.reg_covar > 0)
@@ -187,8 +186,7 @@ class GaussianMixture(FittedMixture):
             added = Added(jnp.asarray(self.reg_covar / unit**2, X.dtype))
             starts = [held] if warm else self._starts(X, sample_weight, data, given, added)
             n_theirs, n_lanes = min(self.n_init, len(starts)), len(starts)
-            trace = 1 << (min(max(self.max_iter, SHORTEST_TRACE), LONGEST_TRACE) - 1).bit_length()
-            plan = Plan(structure, self.n_components, "given", None, trace, width=1)
+            plan = Plan(structure, self.n_components, "given", None, trace_length(self.max_iter), width=1)
 
             def begin(lane: int) -> Batch:
                 start = jax.tree.map(lambda leaf: jnp.asarray(leaf, X.dtype)[None], starts[lane])
@@ -243,64 +241,54 @@ class GaussianMixture(FittedMixture):
         made.status_ = "not fitted here: made from parameters."
         return made
 
-    @classmethod
-    def from_sklearn(cls, estimator: mixture.GaussianMixture) -> GaussianMixture:
-        """The same estimator with our engine, fitted if ``estimator`` is.
+    def aic(self, X: Any, sample_weight: Any = None) -> float:
+        """Akaike's information criterion, 2 m - 2 L with m free parameters and log-likelihood L, eq. (6).
 
         Args:
-          estimator: scikit-learn's.
+          X: (N, D) samples, in the units of ``means_``.
+          sample_weight: (N,) weights, ones without: zero is absent, two is seen twice.
 
         Returns:
-          Ours, with copies of its attributes.
+          nats times two; smaller is better.
 
         Raises:
-          TypeError: an estimator with arguments that ours does not know, such as ``BayesianGaussianMixture``.
+          ValueError, TypeError, NotFittedError: as ``score``.
 
-        >>> from sklearn import mixture
-        >>> from jaxgmm.sklearn import GaussianMixture
-        >>> theirs = mixture.GaussianMixture(2, random_state=0).fit([[0.0], [0.2], [9.0], [9.2]])
-        >>> bool((GaussianMixture.from_sklearn(theirs).predict([[0.1], [9.1]]) == theirs.predict([[0.1], [9.1]])).all())
-        True
-        """
-        made = cls(**estimator.get_params(deep=False))
-        for name, value in vars(estimator).items():
-            if name.endswith("_") and not name.startswith("_"):
-                setattr(made, name, deepcopy(value))
-        if hasattr(made, "converged_"):
-            made.status_ = "fitted by scikit-learn."
-        return made
-
-    def to_sklearn(self) -> mixture.GaussianMixture:
-        """The same estimator with scikit-learn's engine, fitted if this one is: what converters such as skl2onnx know.
-
-        Returns:
-          ``sklearn.mixture.GaussianMixture``, with copies of the attributes.
+        Source: see ``jaxgmm.aic``.
 
         >>> import jaxgmm
         >>> from jaxgmm.sklearn import GaussianMixture
-        >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
-        >>> GaussianMixture.from_params(params).to_sklearn().predict([[-3.0], [2.0]]).tolist()
-        [0, 1]
+        >>> gm = GaussianMixture.from_params(jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]]))
+        >>> round(gm.aic([[0.0]]), 3)
+        12.838
         """
-        made = mixture.GaussianMixture()
-        made.set_params(**{name: getattr(self, name) for name in made.get_params()})  # a class derived from ours may have more
-        for name, value in vars(self).items():
-            if name.endswith("_") and not name.startswith("_") and name != "status_":
-                setattr(made, name, deepcopy(value))
-        return made
+        mean = self.score(X, sample_weight=sample_weight)
+        return 2 * n_free_parameters(self.params_) - 2 * mean * _total(X, sample_weight)
 
-    def _structure(self) -> Structure:
-        return get_structure(checks.check_choice("covariance_type", self.covariance_type, CLASSICS))
+    def bic(self, X: Any, sample_weight: Any = None) -> float:
+        """The Bayesian information criterion, m ln n - 2 L, n the total weight.
 
-    def _check_arguments(self) -> None:
-        """Those that no other check sees."""
-        for name, least in (("max_iter", 0), ("n_init", 1), ("verbose_interval", 1)):
-            checks.check_int(name, getattr(self, name), least)
-        checks.check_nonnegative("reg_covar", self.reg_covar)
-        checks.check_nonnegative("verbose", int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose)
-        if not isinstance(self.warm_start, (bool, np.bool_)):
-            raise ValueError(f"warm_start must be True or False; got {self.warm_start!r}.")
-        checks.check_choice("init_params", self.init_params, STARTS)
+        Args:
+          X: (N, D) samples, in the units of ``means_``.
+          sample_weight: (N,) weights, ones without: zero is absent, two is seen twice.
+
+        Returns:
+          nats times two; smaller is better.
+
+        Raises:
+          ValueError, TypeError, NotFittedError: as ``score``.
+
+        Source: see ``jaxgmm.bic``.
+
+        >>> import jaxgmm
+        >>> from jaxgmm.sklearn import GaussianMixture
+        >>> gm = GaussianMixture.from_params(jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]]))
+        >>> round(gm.bic([[0.0], [0.0]]), 3)
+        9.141
+        """
+        mean = self.score(X, sample_weight=sample_weight)
+        total = _total(X, sample_weight)
+        return n_free_parameters(self.params_) * math.log(total) - 2 * mean * total
 
     def _given(self, structure: Structure, n_features: int, dtype: np.dtype) -> dict[str, np.ndarray]:
         """What was given to start from, checked, by the names of ``GMMParams``."""
@@ -312,10 +300,7 @@ class GaussianMixture(FittedMixture):
             ("cov", f"{structure.name} precision", self.precisions_init, shape),
         ):
             if value is not None:
-                array = check_array(np.atleast_1d(value), dtype=FLOATS, ensure_2d=False, allow_nd=True, input_name=name)
-                if array.shape != expected:
-                    raise ValueError(f"The parameter '{name}' should have the shape of {expected}, but got {array.shape}")
-                found[field] = array
+                found[field] = shaped(name, value, expected)
         if "weights" in found:
             check_weights(found["weights"])
         if "cov" in found:
@@ -391,3 +376,7 @@ def _likeliest(ends: list[tuple[FitResult, Any]], n_theirs: int) -> tuple[FitRes
         return 1 if result.status == Status.DEGENERATE and place >= n_theirs else 2, float(result.log_likelihood)
 
     return ends[max(range(len(ends)), key=rank)]
+
+
+def _total(X: Any, sample_weight: Any) -> float:
+    return float(len(X) if sample_weight is None else np.sum(sample_weight, dtype=np.float64))

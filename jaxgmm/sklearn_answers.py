@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from copy import deepcopy
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from jaxgmm import density
+from jaxgmm import checks, density
 from jaxgmm.padding import in_rows, padded
-from jaxgmm.params import GMMParams, n_free_parameters
+from jaxgmm.params import GMMParams
 from jaxgmm.precisions import inverted, squared
 from jaxgmm.sklearn_door import samples, weighted_samples
+from jaxgmm.sklearn_starts import STARTS
+from jaxgmm.structures import CLASSICS, Structure, get_structure
 
 
 class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator):
-    """Methods that follow from the fitted attributes alone; the estimator itself brings ``fit`` and ``to_sklearn``."""
+    """Methods that follow from the fitted attributes alone; the estimator itself brings ``fit``."""
+
+    _answers: ClassVar[Any] = density
+    """Functions of ``_held``."""
+
+    _theirs: ClassVar[Any]
+    """The class of scikit-learn."""
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> np.ndarray:
         """``fit``, then ``predict``, of the same samples.
@@ -65,7 +73,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         >>> gm.predict([[-3.0], [0.5]]).tolist()
         [0, 1]
         """
-        return self._ask(density.predict, X).astype(np.int64)
+        return self._ask(self._answers.predict, X).astype(np.int64)
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Responsibilities, gamma(z_nk) by eq. (5); see ``jaxgmm.e_step``.
@@ -85,7 +93,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         >>> gm.predict_proba([[0.0]]).tolist()
         [[0.5, 0.5]]
         """
-        return self._ask(density.predict_proba, X)
+        return self._ask(self._answers.predict_proba, X)
 
     def transform(self, X: Any) -> np.ndarray:
         """``predict_proba`` as features, for a ``Pipeline``.
@@ -125,7 +133,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         >>> gm.score_samples([[0.0]]).round(3).tolist()
         [-1.419]
         """
-        return self._ask(density.log_prob, X)
+        return self._ask(self._answers.log_prob, X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean log-likelihood of a sample, eq. (6) over the total weight: sum_n w_n ln p(x_n) / sum_n w_n.
@@ -152,60 +160,11 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return self._mean_log_px(*weighted_samples(self, X, sample_weight, reset=False))
 
     def _mean_log_px(self, X: np.ndarray, weight: np.ndarray | None) -> float:
-        log_px = self._told(density.log_prob, X)
+        log_px = self._told(self._answers.log_prob, X)
         if weight is None:
             return float(log_px.mean())
         weight = weight.astype(np.float64)
         return float(np.where(weight > 0, weight * log_px, 0).sum() / weight.sum())
-
-    def aic(self, X: Any, sample_weight: Any = None) -> float:
-        """Akaike's information criterion, 2 m - 2 L with m free parameters and log-likelihood L, eq. (6).
-
-        Args:
-          X: (N, D) samples, in the units of ``means_``.
-          sample_weight: (N,) weights, ones without: zero is absent, two is seen twice.
-
-        Returns:
-          nats times two; smaller is better.
-
-        Raises:
-          ValueError, TypeError, NotFittedError: as ``score``.
-
-        Source: see ``jaxgmm.aic``.
-
-        >>> import jaxgmm
-        >>> from jaxgmm.sklearn import GaussianMixture
-        >>> gm = GaussianMixture.from_params(jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]]))
-        >>> round(gm.aic([[0.0]]), 3)
-        12.838
-        """
-        mean = self.score(X, sample_weight=sample_weight)
-        return 2 * self._n_parameters() - 2 * mean * _total(X, sample_weight)
-
-    def bic(self, X: Any, sample_weight: Any = None) -> float:
-        """The Bayesian information criterion, m ln n - 2 L, n the total weight.
-
-        Args:
-          X: (N, D) samples, in the units of ``means_``.
-          sample_weight: (N,) weights, ones without: zero is absent, two is seen twice.
-
-        Returns:
-          nats times two; smaller is better.
-
-        Raises:
-          ValueError, TypeError, NotFittedError: as ``score``.
-
-        Source: see ``jaxgmm.bic``.
-
-        >>> import jaxgmm
-        >>> from jaxgmm.sklearn import GaussianMixture
-        >>> gm = GaussianMixture.from_params(jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]]))
-        >>> round(gm.bic([[0.0], [0.0]]), 3)
-        9.141
-        """
-        mean = self.score(X, sample_weight=sample_weight)
-        total = _total(X, sample_weight)
-        return self._n_parameters() * math.log(total) - 2 * mean * total
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Draw from the mixture, seeded by ``random_state``: a component k with probability pi_k, then from N(mu_k, Sigma_k).
@@ -257,19 +216,86 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         weights, means, cov = held
         return GMMParams(weights, means, cov, structure)
 
+    @classmethod
+    def from_sklearn(cls, estimator: BaseEstimator) -> Any:
+        """The same estimator with our engine, fitted if ``estimator`` is.
+
+        Args:
+          estimator: scikit-learn's, of the same name.
+
+        Returns:
+          Ours, with copies of its attributes.
+
+        Raises:
+          TypeError: an estimator with arguments that ours does not know.
+
+        >>> from sklearn import mixture
+        >>> from jaxgmm.sklearn import GaussianMixture
+        >>> theirs = mixture.GaussianMixture(2, random_state=0).fit([[0.0], [0.2], [9.0], [9.2]])
+        >>> bool((GaussianMixture.from_sklearn(theirs).predict([[0.1], [9.1]]) == theirs.predict([[0.1], [9.1]])).all())
+        True
+        """
+        made = cls(**estimator.get_params(deep=False))
+        for name, value in vars(estimator).items():
+            if name.endswith("_") and not name.startswith("_"):
+                setattr(made, name, deepcopy(value))
+        if hasattr(made, "converged_"):
+            made.status_ = "fitted by scikit-learn."
+        return made
+
+    def to_sklearn(self) -> Any:
+        """The same estimator with scikit-learn's engine, fitted if this one is: what converters such as skl2onnx know.
+
+        Returns:
+          The class of the same name in ``sklearn.mixture``, with copies of the attributes.
+
+        >>> import jaxgmm
+        >>> from jaxgmm.sklearn import GaussianMixture
+        >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[-1.0], [1.0]], [[[1.0]], [[1.0]]])
+        >>> GaussianMixture.from_params(params).to_sklearn().predict([[-3.0], [2.0]]).tolist()
+        [0, 1]
+        """
+        made = self._theirs()
+        made.set_params(**{name: getattr(self, name) for name in made.get_params()})  # a class derived from ours may have more
+        for name, value in vars(self).items():
+            if name.endswith("_") and not name.startswith("_") and name != "status_":
+                setattr(made, name, deepcopy(value))
+        return made
+
+    def _structure(self) -> Structure:
+        return get_structure(checks.check_choice("covariance_type", self.covariance_type, CLASSICS))
+
+    def _check_present(self, X: np.ndarray, weight: np.ndarray | None) -> None:
+        if (n_present := checks.n_present(weight, len(X))) < checks.check_int("n_components", self.n_components, 1):
+            raise ValueError(
+                f"Expected n_samples >= n_components but got n_components = {self.n_components}, n_samples = {n_present}"
+            )
+
+    def _check_arguments(self) -> None:
+        """Those that no other check sees."""
+        for name, least in (("max_iter", 0), ("n_init", 1), ("verbose_interval", 1)):
+            checks.check_int(name, getattr(self, name), least)
+        checks.check_nonnegative("reg_covar", self.reg_covar)
+        checks.check_nonnegative("verbose", int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose)
+        if not isinstance(self.warm_start, (bool, np.bool_)):
+            raise ValueError(f"warm_start must be True or False; got {self.warm_start!r}.")
+        checks.check_choice("init_params", self.init_params, STARTS)
+
     def _ask(self, function: Any, X: Any) -> np.ndarray:
         """A function of the core, of samples in the wider of their dtype and the mixture's."""
         check_is_fitted(self)
         return self._told(function, samples(self, X, reset=False))
 
     def _told(self, function: Any, X: np.ndarray) -> np.ndarray:
-        params = self.params_
-        X = X.astype(np.result_type(X, params.means), copy=False)
+        held = self._held
+        X = X.astype(np.result_type(X, held.means), copy=False)
         with in_precision(X.dtype):
-            return np.array(function(params, in_rows(X, padded(len(X)))))[: len(X)]
+            return np.array(function(held, in_rows(X, padded(len(X)))))[: len(X)]
 
-    def _n_parameters(self) -> int:
-        return n_free_parameters(self.params_)
+    @property
+    def _held(self) -> Any:
+        """What ``_answers`` are asked of."""
+        return self.params_
 
     @property
     def _n_features_out(self) -> int:
@@ -281,7 +307,3 @@ def in_precision(dtype: np.dtype) -> Iterator[None]:
     """Where JAX computes in this dtype, and where NaN is a number like any other: it marks what is absent."""
     with jax.debug_nans(False), jax.enable_x64(True) if dtype == np.float64 else nullcontext():
         yield
-
-
-def _total(X: Any, sample_weight: Any) -> float:
-    return float(len(X) if sample_weight is None else np.sum(sample_weight, dtype=np.float64))

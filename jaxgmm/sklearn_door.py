@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from sklearn.utils import assert_all_finite
+from sklearn.utils import assert_all_finite, check_array
 from sklearn.utils.validation import validate_data
 
 from jaxgmm import checks
@@ -33,6 +33,14 @@ def weighted_samples(estimator: Any, X: Any, sample_weight: Any, **options: Any)
     assert_all_finite(X[present], input_name="X")
     # scikit-learn's k-means looks at rows of weight zero, too.
     return X if np.isfinite(X).all() else np.where(present[:, None], X, X[present][0]), weight
+
+
+def shaped(name: str, value: Any, expected: tuple[int, ...]) -> np.ndarray:
+    """A parameter of numbers, in the words of scikit-learn."""
+    array = check_array(np.atleast_1d(value), dtype=FLOATS, ensure_2d=False, allow_nd=True, input_name=name)
+    if array.shape != expected:
+        raise ValueError(f"The parameter '{name}' should have the shape of {expected}, but got {array.shape}")
+    return array
 
 
 def unit(X: np.ndarray, weight: np.ndarray | None, vanishing: bool) -> float:

@@ -25,6 +25,14 @@ UNCONVERGED = (
 """What scikit-learn says, too: scripts match it."""
 
 
+SHORTEST_TRACE, LONGEST_TRACE = 1 << 10, 1 << 14
+"""Length of the record of lower bounds: doubled, and compiled anew, until it holds ``max_iter``, up to the second."""
+
+
+def trace_length(max_iter: int) -> int:
+    return 1 << (min(max(max_iter, SHORTEST_TRACE), LONGEST_TRACE) - 1).bit_length()
+
+
 class Talk:
     """Says how a fit goes, in scikit-learn's words.
 

@@ -12,12 +12,12 @@ PACKAGE = Path(__file__).parent.parent / "jaxgmm"
 
 FLOORS = {
     0: ["numerics", "blocks", "checks", "loop"],
-    1: ["accelerate", "structures"],
+    1: ["accelerate", "conjugate", "structures"],
     2: ["params", "sums", "contract", "priors", "result"],
     3: ["em"],
-    4: ["clusters", "initial", "lanes", "implicit", "swaps", "batch", "rounds", "density", "criteria", "merging"],
+    4: ["clusters", "initial", "lanes", "implicit", "swaps", "batch", "rounds", "density", "criteria", "merging", "posterior"],
     5: ["fitting", "folds", "gradient"],
-    6: ["many", "selection", "bootstrap"],
+    6: ["many", "selection", "bootstrap", "variational"],
     7: [
         "cache",
         "cli_groups",
@@ -30,6 +30,7 @@ FLOORS = {
         "reports",
         "sklearn",
         "sklearn_answers",
+        "sklearn_bayesian",
         "sklearn_door",
         "sklearn_starts",
         "sklearn_words",
@@ -55,8 +56,17 @@ STEPS = {
     "cli_groups": {"grouped", "io", "reports", "tables"},
     "plotting": {"drawing"},
     "reports": {"grouped"},
-    "sklearn_answers": {"padding", "precisions", "sklearn_door"},
-    "sklearn": {"padding", "precisions", "sklearn_answers", "sklearn_door", "sklearn_starts", "sklearn_words"},
+    "sklearn_answers": {"padding", "precisions", "sklearn_door", "sklearn_starts"},
+    "sklearn_bayesian": {"padding", "precisions", "sklearn_answers", "sklearn_door", "sklearn_starts", "sklearn_words"},
+    "sklearn": {
+        "padding",
+        "precisions",
+        "sklearn_answers",
+        "sklearn_bayesian",
+        "sklearn_door",
+        "sklearn_starts",
+        "sklearn_words",
+    },
 }
 FLOOR = {name: floor for floor, names in FLOORS.items() for name in names}
 
@@ -106,7 +116,8 @@ def public_names():
     yield from ((name, getattr(jaxgmm, name)) for name in jaxgmm.__all__)
     yield from ((name, value) for name, value in vars(plotting).items() if name.startswith("plot_"))
     yield "GaussianMixture", sklearn.GaussianMixture
-    for kind in (sklearn.GaussianMixture, sklearn.FittedMixture):
+    yield "BayesianGaussianMixture", sklearn.BayesianGaussianMixture
+    for kind in (sklearn.GaussianMixture, sklearn.BayesianGaussianMixture, sklearn.FittedMixture):
         for name, value in vars(kind).items():
             if not name.startswith("_") and not name.endswith("_request"):  # scikit-learn's, of metadata
                 yield name, getattr(value, "__func__", value)

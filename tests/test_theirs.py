@@ -8,10 +8,11 @@ import pytest
 import sklearn.mixture
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from jaxgmm.sklearn import GaussianMixture
+from jaxgmm.sklearn import BayesianGaussianMixture, GaussianMixture
 
 PRIVATE = {
     "test_gaussian_mixture_precisions_init": "calls _initialize and _set_parameters",
+    "test_compare_covar_type": "calls _check_parameters and _initialize_parameters",
     "test_gaussian_mixture_all_init_does_not_estimate_gaussian_parameters": "counts calls of _estimate_gaussian_parameters",
 }
 """Tests that reach into scikit-learn's private helpers, not into what the class does."""
@@ -21,7 +22,7 @@ def exchanged(module: str) -> dict:
     """The tests of one of scikit-learn's modules, imported anew with the class exchanged."""
     spec = importlib.util.find_spec(f"sklearn.mixture.tests.{module}")
     copy = importlib.util.module_from_spec(spec)
-    with mock.patch.object(sklearn.mixture, "GaussianMixture", GaussianMixture):
+    with mock.patch.multiple(sklearn.mixture, GaussianMixture=GaussianMixture, BayesianGaussianMixture=BayesianGaussianMixture):
         spec.loader.exec_module(copy)
     tests = {name: test for name, test in vars(copy).items() if name.startswith("test_") and name not in PRIVATE}
     for test in tests.values():  # pytest wants lists of parameters, and some are generators
@@ -33,6 +34,7 @@ def exchanged(module: str) -> dict:
 
 
 globals().update(exchanged("test_gaussian_mixture"))
+globals().update({f"{name}_bayesian": test for name, test in exchanged("test_bayesian_mixture").items()})
 globals().update(exchanged("test_mixture"))
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
@@ -47,6 +49,6 @@ def global_random_seed():
     return 42
 
 
-@parametrize_with_checks([GaussianMixture()])
+@parametrize_with_checks([GaussianMixture(), BayesianGaussianMixture()])
 def test_checks_of_any_estimator(estimator, check):
     check(estimator)

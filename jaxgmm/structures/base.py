@@ -93,6 +93,11 @@ class Structure(abc.ABC):
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         """The member nearest to full matrices, as ``estimate`` would take it from their samples."""
 
+    @abc.abstractmethod
+    def lacking(self, n_features: int) -> np.ndarray:
+        """Under a Wishart prior on the precisions |Lambda| is a product of chi-squared variables: what each lacks in degrees of
+        freedom, one for all features or one a feature. Only of ``CLASSICS``, which have a conjugate prior."""
+
     # The density.
     @abc.abstractmethod
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
@@ -201,6 +206,9 @@ class Structure(abc.ABC):
 class Dense(Structure):
     """Covariances stored as matrices: (K, D, D), or (D, D) where they are shared."""
 
+    def lacking(self, n_features: int) -> np.ndarray:
+        return np.arange(n_features)
+
     def variances(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D"]:
         return jnp.broadcast_to(jnp.diagonal(cov, axis1=-2, axis2=-1), (n_components, n_features))
 
@@ -252,6 +260,9 @@ class Dense(Structure):
 
 class Diagonal(Structure):
     """Covariances without correlation, stored as variances."""
+
+    def lacking(self, n_features: int) -> np.ndarray:
+        return np.zeros(n_features, int)
 
     def variances(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D"]:
         return jnp.broadcast_to(_by_feature(cov), (n_components, n_features))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float
 
@@ -31,6 +32,9 @@ class Spherical(Diagonal):
 
     def least_weight(self, n_features: int) -> int:
         return 2
+
+    def lacking(self, n_features: int) -> np.ndarray:
+        return np.zeros(1, int)
 
     def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
         return cov[:, None, None] * jnp.eye(n_features, dtype=cov.dtype)[None]

@@ -1,0 +1,170 @@
+"""Variational Bayes: the bound against the evidence itself, and laws over structures and priors on the weights."""
+
+import itertools
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from scipy.special import betaln, gammaln, multigammaln
+from sklearn import mixture
+from structures import NAMES, random_mixture, random_samples, rtol
+
+import jaxgmm
+from jaxgmm import GMMParams, Hyperparameters, Status, conjugate
+from jaxgmm.sklearn import BayesianGaussianMixture
+
+KINDS = list(conjugate.WEIGHTS)
+CASES = [(name, kind) for name in NAMES for kind in KINDS]
+FEW = [("full", "dirichlet_process"), ("tied", "dirichlet"), ("diag", "dirichlet"), ("spherical", "dirichlet_process")]
+MOST = [case if case in FEW else pytest.param(*case, marks=pytest.mark.slow) for case in CASES]
+
+
+def some_prior(name: str, d: int) -> Hyperparameters:
+    """One that has nothing special about it."""
+    scale = {"diag": np.linspace(0.5, 2, d), "spherical": np.asarray(0.7)}.get(name, np.eye(d) + 0.3)
+    return Hyperparameters(np.asarray(0.8), np.asarray(0.4), np.linspace(-1, 1, d), np.asarray(d + 0.5), scale)
+
+
+def log_evidence(X: np.ndarray, prior: Hyperparameters, name: str) -> float:
+    """ln p(X) of one normal-inverse-Wishart component, in closed form; of none 0."""
+    n, d = X.shape
+    shrinkage, dof = prior.shrinkage + n, prior.dof + n
+    mean = X.mean(axis=0) if n else prior.mean
+    scatter = (X - mean).T @ (X - mean) + prior.shrinkage * n / shrinkage * np.outer(mean - prior.mean, mean - prior.mean)
+
+    def wishart(dof, scale):  # minus the logarithm of what makes it a density, but for powers of two and pi that cancel
+        scale = np.atleast_2d(scale)
+        return multigammaln(dof / 2, len(scale)) - dof / 2 * np.linalg.slogdet(scale)[1]
+
+    if name == "diag":
+        of_precision = sum(wishart(dof, prior.scale[i] + scatter[i, i]) - wishart(prior.dof, prior.scale[i]) for i in range(d))
+    elif name == "spherical":
+        of_precision = wishart(d * dof, d * prior.scale + np.trace(scatter)) - wishart(d * prior.dof, d * prior.scale)
+    else:
+        of_precision = wishart(dof, prior.scale + scatter) - wishart(prior.dof, prior.scale)
+    return of_precision + d / 2 * np.log(prior.shrinkage / shrinkage) - n * d / 2 * np.log(np.pi)
+
+
+def log_assignment(count: np.ndarray, concentration: float, kind: str) -> float:
+    """ln p(z), the weights integrated out."""
+    if kind == "dirichlet":
+        total = len(count) * concentration
+        return np.sum(gammaln(count + concentration) - gammaln(concentration)) + gammaln(total) - gammaln(total + count.sum())
+    later = count[::-1].cumsum()[::-1] - count
+    return np.sum(betaln(1 + count, concentration + later) - betaln(1, concentration))
+
+
+@pytest.mark.parametrize(("name", "kind"), MOST)
+def test_bound_of_one_component_is_the_log_evidence(name, kind, x64):
+    X, prior = random_samples(d=3), some_prior(name, 3)
+    result = jaxgmm.fit_variational_from(random_mixture(name, k=1, d=3), X, prior=prior, weights=kind)
+    expected = log_evidence(X, prior, name) + log_assignment(np.array([len(X)]), prior.concentration, kind)
+    np.testing.assert_allclose(result.bound, expected, rtol=1e-12)
+    assert result.n_iter == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "kind"), [("full", "dirichlet"), ("diag", "dirichlet_process")])
+def test_bound_is_below_the_log_evidence_of_all_assignments(name, kind, x64):
+    X = np.array([[0.0], [0.3], [7.0], [7.5], [7.2]])
+    prior = replace(some_prior(name, 1), mean=np.array([4.0]))
+    terms = []
+    for labels in itertools.product(range(2), repeat=len(X)):
+        z = np.array(labels)
+        of_samples = sum(log_evidence(X[z == k], prior, name) for k in range(2))
+        terms.append(of_samples + log_assignment(np.bincount(z, minlength=2), prior.concentration, kind))
+    evidence = np.logaddexp.reduce(terms)
+    start = jaxgmm.initialise(jax.random.key(0), X, 2, method=np.array([1, 1, 0, 0, 0]), covariance_type=name)
+    bound = jaxgmm.fit_variational_from(start, X, prior=prior, weights=kind).bound
+    # Swapping the components is as good under a Dirichlet, and the posterior knows one of the two.
+    assert evidence - 1.5 < bound < evidence
+
+
+PASSES = {"tol": 0, "max_iter": 30, "trace": 31}
+
+
+@pytest.mark.parametrize(("name", "kind"), MOST)
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000), log_concentration=st.floats(-5, 3), log_shrinkage=st.floats(-5, 3))
+def test_bound_never_falls(name, kind, dtype_float32_slow, seed, log_concentration, log_shrinkage):
+    dtype = dtype_float32_slow
+    prior = Hyperparameters(concentration=np.exp(log_concentration), shrinkage=np.exp(log_shrinkage))
+    start, X = random_mixture(name, seed, dtype=dtype), random_samples(seed, dtype=dtype)
+    result = jaxgmm.fit_variational_from(start, X, prior=prior, weights=kind, **PASSES)
+    trace = np.asarray(result.trace)
+    assert result.bound == trace[-1]
+    assert (np.diff(trace) >= -rtol(dtype) * (1 + abs(trace[1:]))).all()
+
+
+@pytest.mark.parametrize(("name", "kind"), FEW[:1])
+def test_units_weights_and_batches(name, kind, x64):
+    """Data times a plus b; weight 0 is absent and 2 seen twice; vmap is a loop."""
+    X, start = random_samples(), random_mixture(name)
+
+    def fitted(start, X, weight):
+        return jaxgmm.fit_variational_from(start, X, weights=kind, sample_weight=weight, **PASSES)
+
+    weight = np.ones(len(X))
+    weight[3], weight[5] = 0, 2
+    once = fitted(start, X, weight)
+    twice = np.concatenate([X[:3], X[4:], X[5:6]])
+    seen = fitted(start, twice, np.ones(len(twice)))
+    np.testing.assert_allclose(once.trace, seen.trace, rtol=1e-10)
+
+    a, b = 1e3, 1e4
+    moved = GMMParams(start.weights, start.means * a + b, start.cov * a**2, start.structure)
+    batch = jax.vmap(fitted)(*(jax.tree.map(lambda *leaves: np.stack(leaves), *pair) for pair in (
+        (start, moved), (X, X * a + b), (weight, weight)
+    )))  # fmt: skip
+    np.testing.assert_allclose(batch.trace[0], once.trace, rtol=1e-10)
+    n_numbers = weight.sum() * X.shape[1]
+    np.testing.assert_allclose(batch.bound[1], once.bound - n_numbers * np.log(a), rtol=1e-9)
+    np.testing.assert_allclose(batch.posterior.means[1], once.posterior.means * a + b, rtol=1e-7)
+    assert batch.posterior.mixture.weights.shape == (2, 3)
+
+
+def test_restarts_and_statuses(x64):
+    X = random_samples(n=40)
+    result = jaxgmm.fit_variational(jax.random.key(0), X, 3, n_restarts=3, weights="dirichlet")
+    assert result.bound == result.lanes.bound.max()
+    again = jaxgmm.fit_variational_from(result.posterior, X)
+    np.testing.assert_allclose(again.bound, result.bound, rtol=1e-7)
+    X[3, 1] = np.nan
+    spoilt = jaxgmm.fit_variational_from(result.posterior, X)
+    assert spoilt.status == Status.NONFINITE
+    np.testing.assert_array_equal(spoilt.posterior.cov, result.posterior.cov)
+
+
+@pytest.mark.parametrize(
+    ("prior", "words"),
+    [
+        (Hyperparameters(concentration=0.0), "concentration must be a finite number above 0"),
+        (Hyperparameters(dof=1.0), "dof must be a finite number above 1"),
+        (Hyperparameters(mean=np.zeros(3)), r"mean must have shape \(2,\)"),
+        (Hyperparameters(scale=np.array([[1.0, 2.0], [2.0, 1.0]])), "positive definite"),
+        ({"dof": 3}, "must be Hyperparameters"),
+    ],
+)
+def test_door(prior, words):
+    with pytest.raises(ValueError, match=words):
+        jaxgmm.fit_variational(jax.random.key(0), random_samples(), 2, prior=prior)
+    with pytest.raises(ValueError, match="covariance_type must be one of"):
+        jaxgmm.fit_variational(jax.random.key(0), random_samples(), 2, covariance_type="VVE")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "tied"])
+@pytest.mark.parametrize("kind", ["dirichlet_process", "dirichlet_distribution"])
+def test_steps_are_those_of_scikit_learn(name, kind):
+    X = random_samples(n=200, d=3, dtype=np.float64)
+    options = {"n_components": 5, "covariance_type": name, "weight_concentration_prior_type": kind, "random_state": 0}
+    theirs = mixture.BayesianGaussianMixture(max_iter=500, **options).fit(X)
+    ours = BayesianGaussianMixture(max_iter=500, **options).fit(X)
+    assert ours.n_iter_ == theirs.n_iter_
+    np.testing.assert_allclose(np.diff(ours.lower_bounds_), np.diff(np.ravel(theirs.lower_bounds_)), atol=1e-9)
+    for attribute in ("weights_", "means_", "covariances_", "precisions_cholesky_", "mean_precision_", "degrees_of_freedom_"):
+        np.testing.assert_allclose(getattr(ours, attribute), getattr(theirs, attribute), rtol=1e-8, atol=1e-10)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-10)
