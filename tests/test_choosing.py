@@ -173,6 +173,7 @@ def test_a_bootstrap_rejects_one_component_for_two_clouds_and_keeps_one_for_one(
     assert alike.p_value[0] == (1 + (alike.simulated[0] >= alike.statistic[0]).sum()) / 20 > 0.05
 
 
-def test_levels_that_cannot_be_are_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        jaxgmm.bootstrap_lrt(KEY, random_samples(), 1, n_bootstrap=19, **change)
+def test_levels_that_cannot_be_are_refused():
+    for level, message in ((0.01, "no p-value below 0.05"), (1.5, "between 0 and 1"), (0.0, "between 0 and 1")):
+        with pytest.raises(ValueError, match=message):
+            jaxgmm.bootstrap_lrt(KEY, random_samples(), 1, n_bootstrap=19, level=level)
