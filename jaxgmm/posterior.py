@@ -78,8 +78,8 @@ class Posterior:
     >>> import jax, jaxgmm
     >>> X = [[0.0], [0.2], [0.4], [9.0], [9.2], [9.4]]
     >>> posterior = jaxgmm.fit_variational(jax.random.key(0), X, 3, weights="dirichlet").posterior
-    >>> posterior.mixture.weights.round(2).sort().tolist()
-    [0.04..., 0.47..., 0.47...]
+    >>> posterior.mixture.weights.round(1).sort().tolist()
+    [0.0, 0.5, 0.5]
     """
 
     concentration: Array  # (K,) or (2, K)

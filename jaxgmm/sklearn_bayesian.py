@@ -121,7 +121,7 @@ class BayesianGaussianMixture(FittedMixture):
     >>> X = np.array([[1, 2], [1, 4], [1, 0], [4, 2], [12, 4], [10, 7]])
     >>> bgm = BayesianGaussianMixture(n_components=2, random_state=42).fit(X)
     >>> bgm.means_.round(1).tolist()
-    [[2.5, 2.3], [8.4, 4.5]]
+    [[2.5, 2.3], [8.5, 4.5]]
     >>> bgm.predict([[0, 0], [9, 3]]).tolist()
     [0, 1]
     """
@@ -191,7 +191,8 @@ class BayesianGaussianMixture(FittedMixture):
         Warns ``ConvergenceWarning`` where the start that won did not converge.
 
         >>> from jaxgmm.sklearn import BayesianGaussianMixture
-        >>> bgm = BayesianGaussianMixture(n_components=2, random_state=0).fit([[0.0], [0.2], [9.0], [9.2]])
+        >>> X = [[0.0], [0.1], [0.2], [0.3], [0.4], [9.0], [9.1], [9.2], [9.3], [9.4]]
+        >>> bgm = BayesianGaussianMixture(n_components=2, random_state=0).fit(X)
         >>> bgm.weights_.round(1).tolist()
         [0.5, 0.5]
         """

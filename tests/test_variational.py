@@ -126,6 +126,7 @@ def test_units_weights_and_batches(name, kind, x64):
     assert batch.posterior.mixture.weights.shape == (2, 3)
 
 
+@pytest.mark.slow
 def test_restarts_and_statuses(x64):
     X = random_samples(n=40)
     result = jaxgmm.fit_variational(jax.random.key(0), X, 3, n_restarts=3, weights="dirichlet")
