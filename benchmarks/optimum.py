@@ -1,7 +1,10 @@
-"""How often a fit ends at the best optimum known: ``python -m benchmarks.optimum [--keys N] [--init NAME ...]``.
+"""How often a fit ends at the best optimum known: ``python -m benchmarks.optimum [--keys N] [--side NAME ...] [--long]``.
 
-The reference data of the tests, standardised, K = 2..6, full covariances, float64. Best known is the highest likelihood of all
-that is tried here, spurious ends left out: those with a component of fewer than D + 1 samples, or an eigenvalue below 1e-3.
+The reference data of the tests, standardised, K = 2..6, full covariances, float64. Best known is the highest likelihood that
+anything tried here ever ended at, spurious ends left out: those with a component of fewer than D + 1 samples, or an eigenvalue
+below 1e-3. These mixtures are kept in ``results/optimum.json``, with what found them, and replaced when a run finds a better
+one; ``--long`` goes looking for such: single starts of scikit-learn at a tolerance of 1e-7, and many restarts of our own.
+``--folds`` compares held-out likelihoods instead.
 """
 
 from __future__ import annotations
@@ -12,27 +15,41 @@ import json
 import time
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from sklearn.mixture import GaussianMixture
 
 import jaxgmm
 
 DATA = Path(__file__).parent.parent / "tests" / "data"
+KNOWN = Path(__file__).parent / "results" / "optimum.json"
 
 COLUMNS = {name: of["columns"] for name, of in json.loads((DATA / "mclust.json").read_text()).items() if "columns" in of}
 
 COUNTS = range(2, 7)
 NEAR, NARROW = 1e-3, 1e-3
+ROUNDING = 1e-6
+"""Nats a sample within which two held-out likelihoods are the same."""
+
+NAMES = "weights", "means", "cov"
+THEIRS, TEN = "scikit-learn", 10
+FOLDS = 5
 SINGLE = 20
-"""Single starts of each of scikit-learn's kinds, at a tolerance of 1e-7, for the best known."""
+"""Single starts of each of scikit-learn's kinds, at a tolerance of 1e-7."""
 
 LONG = 64
-"""Restarts of our own long run, with swaps."""
+"""Restarts of our own long runs."""
+
+
+class End(NamedTuple):
+    """Where a fit ended."""
+
+    nats: float  # a sample
+    spurious: bool
+    mixture: dict[str, Any]
 
 
 def standardised(name: str) -> np.ndarray:
@@ -47,61 +64,116 @@ def spurious(weights: Any, covariances: Any, n_samples: int) -> bool:
     return bool(few.any() or (np.linalg.eigvalsh(np.asarray(covariances))[:, 0] < NARROW).any())
 
 
-def ours(X: np.ndarray, n_components: int, seed: int, **options: Any) -> tuple[float, bool]:
-    """Nats a sample, and is it spurious?"""
-    fit = jaxgmm.fit(jax.random.key(seed), X, n_components, **options)
-    return float(fit.log_likelihood) / len(X), spurious(fit.params.weights, fit.params.cov, len(X))
+def end(X: np.ndarray, weights: Any, means: Any, cov: Any) -> End:
+    params = jaxgmm.GMMParams.from_moments(jnp.asarray(weights), jnp.asarray(means), jnp.asarray(cov))
+    nats = float(jaxgmm.log_likelihood(params, X)) / len(X)
+    mixture = {name: np.asarray(array).tolist() for name, array in zip(NAMES, (weights, means, cov), strict=True)}
+    return End(nats, spurious(weights, np.asarray(cov), len(X)), mixture)
 
 
-def theirs(X: np.ndarray, n_components: int, seed: int, **options: Any) -> tuple[float, bool]:
-    fit = GaussianMixture(n_components, random_state=seed, **options).fit(X)
-    return float(fit.score(X)), spurious(fit.weights_, fit.covariances_, len(X))
+def fitted(side: str, X: np.ndarray, n_components: int, seed: int, **options: Any) -> tuple[Any, Any, Any]:
+    """Weights, means and covariances; a side is scikit-learn, or a start of jaxgmm."""
+    if side == THEIRS:
+        fit = GaussianMixture(n_components, random_state=seed, **{"n_init": TEN, **options}).fit(X)
+        return fit.weights_, fit.means_, fit.covariances_
+    params = jaxgmm.fit(jax.random.key(seed), X, n_components, init=side, **options).params
+    return jax.block_until_ready((params.weights, params.means, params.cov))
 
 
-def best_known(X: np.ndarray, n_components: int, ends: list[tuple[float, bool]]) -> float:
-    """Of the ends of the table and of longer tries."""
+class Known:
+    """The best mixture known of each cell."""
+
+    def __init__(self) -> None:
+        self.cells: dict[str, Any] = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
+
+    def offer(self, cell: str, found: End, by: str) -> None:
+        if found.spurious or (cell in self.cells and found.nats <= self.cells[cell]["nats"] + NEAR / 100):
+            return
+        self.cells[cell] = {"nats": found.nats, "by": by, **found.mixture}
+        KNOWN.write_text("{\n" + ",\n".join(f'"{name}": {json.dumps(of)}' for name, of in sorted(self.cells.items())) + "\n}\n")
+
+    def reached(self, cell: str, found: End) -> bool:
+        return not found.spurious and found.nats >= self.cells[cell]["nats"] - NEAR
+
+
+def look_longer(known: Known, cell: str, X: np.ndarray, n_components: int) -> None:
     for kind in ("kmeans", "k-means++", "random_from_data"):
         for seed in range(SINGLE):
-            ends = [*ends, theirs(X, n_components, seed, init_params=kind, tol=1e-7, max_iter=3000)]
-    ends = [*ends, ours(X, n_components, 0, init="swaps", n_restarts=LONG)]
-    return max((value for value, bad in ends if not bad), default=-np.inf)
+            options = {"n_init": 1, "init_params": kind, "tol": 1e-7, "max_iter": 3000}
+            known.offer(cell, end(X, *fitted(THEIRS, X, n_components, seed, **options)), f"scikit-learn, one start, {kind}")
+    for seed in range(2):
+        found = end(X, *fitted("swaps", X, n_components, seed, n_restarts=LONG))
+        known.offer(cell, found, f"jaxgmm, swaps, {LONG} restarts")
+
+
+def held_out(side: str, X: np.ndarray, n_components: int) -> float:
+    """Mean log-likelihood of the samples of a fold under what was fitted to the others, nats a sample."""
+    fold = np.random.default_rng(0).permutation(len(X)) % FOLDS
+    total = 0.0
+    for left in range(FOLDS):
+        weights, means, cov = fitted(side, X[fold != left], n_components, left)
+        total += end(X[fold == left], weights, means, cov).nats * np.sum(fold == left)
+    return total / len(X)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--keys", type=int, default=8, help="fits a cell and side")
-    parser.add_argument("--init", nargs="+", default=["kmeans", "swaps"], help="starts of jaxgmm")
+    parser.add_argument("--side", nargs="+", default=["swaps", THEIRS], help=f"starts of jaxgmm, and {THEIRS}")
     parser.add_argument("--data", nargs="+", default=list(COLUMNS), help="data sets")
+    parser.add_argument("--components", nargs="+", type=int, default=list(COUNTS), help="K")
+    parser.add_argument("--long", action="store_true", help="look for a better best known first")
+    parser.add_argument("--folds", action="store_true", help="held-out likelihoods instead of optima")
     arguments = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     warnings.filterwarnings("ignore", module="sklearn")
-    table = Table("cell", "best known", *(f"{side}: hits, spurious, ms" for side in [*arguments.init, "scikit-learn"]))
-    shares: list[list[tuple[float, float]]] = []
+    known, sides = Known(), arguments.side
+    ends: dict[str, dict[str, list[End]]] = {}
+    ratios, wins = [], []
     for name in arguments.data:
         X = standardised(name)
-        for k in COUNTS:
-            ends: dict[str, list[tuple[float, bool]]] = {side: [] for side in [*arguments.init, "scikit-learn"]}
-            seconds: dict[str, list[float]] = {side: [] for side in ends}
-            for side in arguments.init:
-                ours(X, k, 0, init=side)  # compile
+        for k in arguments.components:
+            cell = f"{name} {k}"
+            if arguments.folds:
+                nats = [held_out(side, X, k) for side in sides]
+                wins.append(nats[0] >= nats[-1] - ROUNDING)
+                print(cell, *(f"{side} {value:.4f}" for side, value in zip(sides, nats, strict=True)), sep=" | ", flush=True)
+                continue
+            if arguments.long:
+                look_longer(known, cell, X, k)
+            for side in sides:
+                fitted(side, X, k, 0)  # compile
+            ends[cell] = {side: [] for side in sides}
+            seconds: dict[str, list[float]] = {side: [] for side in sides}
             for seed in range(arguments.keys):  # in turn: the machine is noisy
-                for side, found in ends.items():
+                for side in sides:
                     began = time.perf_counter()
-                    found.append(theirs(X, k, seed, n_init=10) if side == "scikit-learn" else ours(X, k, seed, init=side))
+                    found = fitted(side, X, k, seed)
                     seconds[side].append(time.perf_counter() - began)
-            best = best_known(X, k, [end for found in ends.values() for end in found])
-            row = []
-            for found in ends.values():
-                hits = np.mean([value >= best - NEAR and not bad for value, bad in found])
-                row.append((float(hits), float(np.mean([bad for _, bad in found]))))
-            shares.append(row)
-            times = [1e3 * float(np.median(taken)) for taken in seconds.values()]
-            cells = [f"{hits:.2f}  {bad:.2f}  {ms:.0f}" for (hits, bad), ms in zip(row, times, strict=True)]
-            table.add_row(f"{name} {k}", f"{best:.4f}", *cells)
-            print(f"{name} {k}", *cells, sep=" | ", flush=True)
-    mean = np.mean(shares, axis=0)
-    table.add_row("mean", "", *(f"{hits:.2f}  {bad:.2f}" for hits, bad in mean))
-    Console().print(table)
+                    ends[cell][side].append(end(X, *found))
+                    known.offer(cell, ends[cell][side][-1], f"jaxgmm, {side}" if side != THEIRS else f"{side}, n_init={TEN}")
+            ratios.append([float(np.median(np.divide(seconds[side], seconds[sides[-1]]))) for side in sides])
+            print(cell, *row(known, cell, ends[cell], ratios[-1]), sep=" | ", flush=True)
+    if wins:
+        print(f"{sides[0]} no worse held out than {sides[-1]} in {sum(wins)} of {len(wins)} cells")
+        return
+    # Once more, as the best known may have risen.
+    print(f"\ncell | best known | hits, spurious, time over that of {sides[-1]}: {', '.join(sides)}")
+    for (cell, found), ratio in zip(ends.items(), ratios, strict=True):
+        print(cell, *row(known, cell, found, ratio), sep=" | ")
+    for i, side in enumerate(sides):
+        hits = np.mean([[known.reached(cell, one) for one in found[side]] for cell, found in ends.items()])
+        bad = np.mean([[one.spurious for one in found[side]] for found in ends.values()])
+        times = [ratio[i] for ratio in ratios]
+        print(f"{side}: hits {hits:.2f}, spurious {bad:.2f}, time {np.median(times):.2f}, at most {max(times):.2f}")
+
+
+def row(known: Known, cell: str, found: dict[str, list[End]], ratio: list[float]) -> list[str]:
+    cells = [f"{known.cells[cell]['nats']:.4f}" if cell in known.cells else ""]
+    for times, several in zip(ratio, found.values(), strict=True):
+        hits = np.mean([known.reached(cell, one) for one in several]) if cell in known.cells else 0
+        cells.append(f"{hits:.2f} {np.mean([one.spurious for one in several]):.2f} {times:.2f}")
+    return cells
 
 
 if __name__ == "__main__":

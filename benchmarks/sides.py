@@ -135,7 +135,7 @@ def jaxgmm_restarts(row: Row, X: np.ndarray) -> Fit:
     on_device = jax.numpy.asarray(X)
 
     def run(seed: int) -> Callable[[], float]:
-        result = jaxgmm.fit(jax.random.key(seed), on_device, row.n_components, n_restarts=16, tol=1e-4)
+        result = jaxgmm.fit(jax.random.key(seed), on_device, row.n_components, n_restarts=16, init="kmeans", tol=1e-4)
         jax.block_until_ready(result)
         return lambda: float(result.log_likelihood) / len(X)
 
@@ -310,7 +310,9 @@ def jaxgmm_rounds(row: Row, X: np.ndarray) -> dict[str, Steps]:
     on_device, key = jax.numpy.asarray(X), jax.random.key(0)
 
     def fit(X: Any, passes: Any, **options: Any) -> Any:
-        return jaxgmm.fit(key, X, row.n_components, n_restarts=1, tol=0.0, max_iter=passes, **options).log_likelihood
+        return jaxgmm.fit(
+            key, X, row.n_components, n_restarts=1, init="kmeans", tol=0.0, max_iter=passes, **options
+        ).log_likelihood
 
     alone = jax.jit(fit)
     return {

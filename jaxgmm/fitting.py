@@ -110,7 +110,7 @@ def fit(
     *,
     covariance_type: str | Structure = "full",
     n_restarts: int = N_RESTARTS,
-    init: str | ArrayLike = "kmeans",
+    init: str | ArrayLike = "swaps",
     sample_weight: ArrayLike | None = None,
     tol: ArrayLike = TOL,
     max_iter: ArrayLike = MAX_ITER,
@@ -124,7 +124,9 @@ def fit(
 ) -> FitResult:
     """Fit a Gaussian mixture: check, start ``n_restarts`` times, run EM on all starts at once, keep the best.
 
-    Restart r is ``fit_from(initialise(jax.random.split(key, n_restarts)[r], X, n_components, ...), X, ...)`` up to rounding.
+    Restart r is ``fit_from(initialise(jax.random.split(key, n_restarts)[r], X, n_components, method=init, ...), X, ...)`` up to
+    rounding. By default each restart searches before it runs ("swaps"): that finds better optima, and takes longer on small
+    samples; ``init="kmeans"`` is the default of ``fit_many``, ``sweep`` and ``initialise``.
     The best is the likeliest of those that ended finite and not ``Status.DEGENERATE``; a degenerate one wins only if there is
     no other. A component that in some direction has less than about a thousandth of the features' variance is charged what its
     first 40 samples gain by that, so that one flattened on a few samples does not win. On the host the fit runs in rounds of

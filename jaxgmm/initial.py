@@ -24,8 +24,9 @@ from jaxgmm.structures import Structure, get_structure
 START_FLOOR, GIVEN_FLOOR = 1e-3, 1e-6
 """Covariance floors of the clusters found here and of what is only measured, relative to the variance within components."""
 
-START_SAMPLES, START_SAMPLES_EACH = 1 << 14, 8
-"""k-means looks at no more than this many samples, or this many times what the covariances need."""
+START_SAMPLES, SEARCHED_SAMPLES, START_SAMPLES_EACH = 1 << 14, 1 << 12, 8
+"""k-means looks at no more than this many samples, a search at no more than this many, or both at this many times what the
+covariances need."""
 
 LANES_MEANT = 8
 """Starts are taken side by side, by ``vmap``: as many should fit into the cache together."""
@@ -50,14 +51,15 @@ def initialise(
         then Lloyd's passes, then the moments of the clusters, all in fully whitened coordinates z, so that the start does not
         depend on the units or axes of X;
         "k-means++": the same without Lloyd's passes;
-        "swaps": from k-means a search by 96 random swaps, each a component set down elsewhere and 12 passes of EM over what
-        k-means looks at, kept where that is better;
+        "swaps": from k-means a search by random swaps, each a component set down elsewhere and a few passes of EM, kept where
+        that is better: 1200 passes in all, but fewer beyond 873 samples, 256 passes over 4096 of them where there are more
+        (or over eight times what the covariances need, and fewer yet);
         "random_from_data": K samples as means, the covariance of X for all;
         "random": random responsibilities, drawn row by row; or (N,) labels counted from 0; or (N, K) responsibilities.
       covariance_type: structure of the mixture, by name.
       sample_weight: (N,) weights; zero is absent, two is seen twice, in the draws as well (but for "random", where a row
         that is absent or seen twice shifts what the others draw, and where k-means looks at some of the rows only: beyond
-        16,384 of them, or eight times what the covariances need).
+        16,384 of them, or eight times what the covariances need; or the number of rows bounds the passes of "swaps").
 
     Returns:
       A mixture in the dtype of X.
@@ -100,7 +102,7 @@ def first_clusters(
     lloyd: bool,
 ) -> Clusters:
     """The clusters that ``first_mixture`` starts from; they are compiled once for all structures."""
-    X, weight = looked_at(X, present(X, sample_weight), n_components)
+    X, weight = looked_at(X, present(X, sample_weight), n_components, START_SAMPLES)
     return find_clusters(key, X, weight, n_used, least, n_components, lloyd)
 
 
@@ -118,9 +120,12 @@ def first_mixture(
     """``initialise`` without the door. The first ``n_used`` components are in use, the others have no weight."""
     weight = present(X, sample_weight)
     if isinstance(given, Clusters):
-        seen = looked_at(X, weight, n_components)
+        seen = looked_at(X, weight, n_components, START_SAMPLES)
         start = from_clusters(*seen, given, n_used, structure)
-        return swaps.improved(jax.random.fold_in(key, 1), *seen, start, n_used) if name == SWAPS else start
+        if name != SWAPS or n_components == 1:
+            return start
+        seen = looked_at(X, weight, n_components, SEARCHED_SAMPLES)
+        return swaps.improved(jax.random.fold_in(key, 1), *seen, start, n_used)
     if given is None:
         return DRAWN[name](key, X, weight, n_used, n_components, structure)
     gamma = jax.nn.one_hot(given, n_components, dtype=weight.dtype) if given.ndim == 1 else given.astype(weight.dtype)
@@ -171,10 +176,10 @@ def from_responsibilities(
 
 
 def looked_at(
-    X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int
+    X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_components: int, enough: int
 ) -> tuple[Shaped[Array, "n D"], Float[Array, " n"]]:
-    """The samples that k-means looks at: of many only some, so that its passes cost the same however large X is."""
-    enough = max(START_SAMPLES, START_SAMPLES_EACH * n_components * (X.shape[1] + 1))
+    """The samples that a start looks at: of many only some, so that its passes cost the same however large X is."""
+    enough = max(enough, START_SAMPLES_EACH * n_components * (X.shape[1] + 1))
     return subsample(X, weight, enough) if X.shape[0] > enough else (X, weight)
 
 

@@ -117,26 +117,29 @@ def finish(lane: Lane, centre: Float[Array, " D"]) -> FitResult:
 
 
 def handicap(lane: Lane) -> Float[Array, ""]:
-    """Nats that are taken off the log-likelihood of a lane before it is compared with others.
+    """Nats that are taken off the log-likelihood of a lane before it is compared with others."""
+    return charge(lane.carry.state) / lane.setting.per_weight
+
+
+def charge(params: GMMParams) -> Float[Array, ""]:
+    """Nats that components gain by being narrow on few samples.
 
     With s_k = tr(Sigma_k^-1) times ``NARROW``, features measured in standard deviations of the mixture, which is above one
     where a direction is narrower than ``NARROW``: BENEFIT / 2 sum_k (1 + ln s_k), over the s_k above one.
     """
-    params = lane.carry.state
     mean = contract("k,kd->d", params.weights, params.means)
     within = params.structure.variances(params.cov, params.n_components, params.n_features)
     unit = jnp.sqrt(contract("k,kd->d", params.weights, within + (params.means - mean[None]) ** 2))
     narrowness = NARROW * params.structure.trace_precision(params.cov, params.n_components, unit)
     narrowness = jnp.where(params.weights > 0, narrowness, 0)
     nats = jnp.where(narrowness > 1, 1 + jnp.log(jnp.maximum(narrowness, 1)), 0)
-    return BENEFIT / 2 * jnp.sum(nats) / lane.setting.per_weight
+    return BENEFIT / 2 * jnp.sum(nats)
 
 
-def standing(lane: Lane) -> Float[Array, ""]:
-    """What a lane is worth beside others of the same samples, in nats; -inf where it is degenerate or not finite."""
-    end = finish(lane, jnp.zeros_like(lane.carry.state.means[0]))
-    well = (end.status != Status.NONFINITE) & (end.status != Status.DEGENERATE) & jnp.isfinite(end.log_posterior)
-    return jnp.where(well, end.log_posterior - handicap(lane), -jnp.inf)
+def standing(params: GMMParams, sums: Statistics, setting: Setting) -> Float[Array, ""]:
+    """What a mixture is worth beside others of the same samples, in nats; -inf where it is degenerate or not finite."""
+    well = ~is_degenerate(params, sums.weight * setting.per_weight, setting) & jnp.isfinite(sums.log_likelihood)
+    return jnp.where(well, sums.log_likelihood - charge(params) / setting.per_weight, -jnp.inf)
 
 
 def best(results: FitResult, handicaps: Float[Array, " R"]) -> FitResult:

@@ -66,12 +66,12 @@ def fit_many(
 ) -> FitResult:
     """Fit a mixture to each of many data sets.
 
-    Data set i gets what ``fit(jax.random.fold_in(key, i), X[i], n_components, ...)`` would give it, up to rounding and to
-    which of equally likely restarts wins, in a fraction of the time: all advance side by side, and those that have ended drop
-    out. A data set with NaN ends in ``Status.NONFINITE``, one with fewer samples than components in ``Status.DEGENERATE``, and
-    the others do not notice. Data sets of other sizes are other programs: sizes are rounded up to 16, 24, 32, 48, 64, ..., and
-    each of these that occurs is compiled. Runs on the host, in chunks of bounded memory; inside ``jit`` use ``jax.vmap`` over
-    ``fit``.
+    Data set i gets what ``fit(jax.random.fold_in(key, i), X[i], n_components, init=init, ...)`` would give it, up to rounding
+    and to which of equally likely restarts wins, in a fraction of the time: all advance side by side, and those that have ended
+    drop out. The default start is k-means; that of ``fit``, a search, would take many times as long. A data set with NaN ends
+    in ``Status.NONFINITE``, one with fewer samples than components in ``Status.DEGENERATE``, and the others do not notice. Data
+    sets of other sizes are other programs: sizes are rounded up to 16, 24, 32, 48, 64, ..., and each of these that occurs is
+    compiled. Runs on the host, in chunks of bounded memory; inside ``jit`` use ``jax.vmap`` over ``fit``.
 
     Args:
       key: random key; see ``fit``. How many runs are under way depends on the cores, and rounding on that.

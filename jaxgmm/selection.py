@@ -151,7 +151,8 @@ def sweep(
 ) -> Sweep:
     """Fit every number of components in every structure, and compare.
 
-    The fit of K components is what ``fit(key, X, K, ...)`` gives, up to rounding. All numbers of components of a structure
+    The fit of K components is what ``fit(key, X, K, init=init, ...)`` gives, up to rounding; the default start is k-means, that
+    of ``fit`` a search, which would take many times as long. All numbers of components of a structure
     go on side by side as mixtures of the largest number, the components beyond K without weight, so a structure is compiled
     once. Runs on the host.
 

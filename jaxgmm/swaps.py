@@ -2,7 +2,8 @@
 
 EM climbs the hill it stands on. A component that shares a cluster with another, or covers two, is rarely freed by it: between
 here and there the likelihood falls. A swap takes such a component away and sets it down on a sample drawn at random; a few
-passes show whether the mixture is better for it, and it is kept only then.
+passes show whether the mixture is better for it, and it is kept only then. A trial is given up as soon as a few more passes as
+good as its last would not bring it up to what is held: most are not worth more than four.
 
 Source: Zhao, Hautamaki, Karkkainen and Franti (2012), "Random swap EM algorithm for Gaussian mixture models", Pattern
 Recognition Letters 33.
@@ -11,62 +12,109 @@ Recognition Letters 33.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
-from jaxgmm import lanes
-from jaxgmm.lanes import Lane, Samples
-from jaxgmm.numerics import contract, place
+from jaxgmm import em, lanes
+from jaxgmm.lanes import Samples, Setting
+from jaxgmm.numerics import contract, place, varying_with
 from jaxgmm.params import GMMParams, mixture_centre, moved
+from jaxgmm.structures.base import Inner
 
-N_SWAPS, SHORT = 96, 12
-"""Swaps that are tried, and the passes of EM after each: DECISIONS 41."""
+TURNS, ROW_TURNS = 1200, 1 << 20
+"""Passes of a search, and the most samples that all of them look at together: DECISIONS 41."""
+
+LEAST, MOST = 3, 30
+"""The fewest and most passes that a trial is given; the start is the first."""
+
+REACH = 5
+"""A trial goes on while so many times the gain of its last pass would make it better than what is held."""
 
 WORTH = 1e-4
-"""Nats a sample by which a swap must be better: the same optimum come upon again, a little further up, is not another one."""
+"""Nats a sample by which a trial must be better: the same optimum come upon again, a little further up, is not another one, and
+the run of EM that follows takes what is left."""
 
-NARROWER = 4
-"""A component that is set down has the pooled covariance over this: half the width of the others."""
+NARROWEST = 100
+"""A component that is set down has the pooled covariance over a factor from 1 to this, its logarithm drawn evenly."""
 
-TOL, FLOOR = 1e-8, 1e-6
-"""Tolerance and relative covariance floor of the short runs, whatever those of the fit."""
+
+class Swap(NamedTuple):
+    """Which component is set down where, and how narrow."""
+
+    component: Array  # () int32
+    sample: Array  # (D,) relative to the centre
+    narrower: Array  # () what the pooled covariance is divided by
+
+
+class Search(NamedTuple):
+    """A search under way."""
+
+    held: GMMParams  # the best so far
+    worth: Array  # () its ``lanes.standing``, nats
+    trial: GMMParams  # what is looked at next
+    log_likelihood: Array  # () of the trial a pass ago; -inf where there was none
+    age: Array  # () int32, passes since the swap
+
+
+def n_turns(n_samples: int) -> int:
+    """Passes over so many samples."""
+    return min(TURNS, ROW_TURNS // n_samples)
 
 
 def improved(
     key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], start: GMMParams, n_used: Array | int
 ) -> GMMParams:
-    """The best of the mixtures that ``N_SWAPS`` swaps lead to from ``start``; the first ``n_used`` components take part."""
+    """The best mixture that a search from ``start`` comes upon; the first ``n_used`` components take part."""
     samples = Samples(X, weight, mixture_centre(start), small=True)
-    total = jnp.sum(weight)
+    total, n_used = jnp.sum(weight), jnp.asarray(n_used, jnp.int32)
+    first, unit = moved(start, -samples.centre), jnp.ones_like(samples.centre)
+    setting = Setting(jnp.zeros_like(unit), unit, jnp.ones_like(total), n_used, None)  # weights count as samples already
 
-    def climbed(params: GMMParams) -> Lane:
-        lane = lanes.begin(params, samples, jnp.asarray(FLOOR, weight.dtype), None, 0, n_used)
-        return lanes.advance(lane, samples, jnp.int32(SHORT), jnp.asarray(TOL, weight.dtype), None)
+    def turn(search: Search, swap: Swap) -> tuple[Search, None]:
+        sums = lanes.expect(search.trial, samples)
+        gain = sums.log_likelihood - search.log_likelihood
+        found = lanes.standing(search.trial, sums, setting)
+        better = found > search.worth + WORTH * total
+        held, worth = where(better, (search.trial, found), (search.held, search.worth))
+        hopeless = sums.log_likelihood + REACH * gain < worth + WORTH * total
+        over = (found == -jnp.inf) | (search.age >= MOST) | (hopeless & (search.age >= LEAST))
+        climbed = em.maximised(search.trial, sums, None, inner=Inner.FEW)  # without a floor: a spike is given up before
+        trial = where(over, swapped(held, swap, n_used), climbed)
+        before = jnp.where(over, -jnp.inf, sums.log_likelihood)
+        return Search(held, worth, trial, before, jnp.where(over, 0, search.age + 1)), None
 
-    def attempt(held: tuple[GMMParams, Array], key: Array) -> tuple[tuple[GMMParams, Array], None]:
-        lane = climbed(swapped(key, held[0], X, weight, n_used))
-        found = moved(lane.carry.state, samples.centre), lanes.standing(lane)
-        better = found[1] > held[1] + WORTH * total
-        return jax.tree.map(lambda new, old: jnp.where(better, new, old), found, held), None
-
-    first = climbed(start)
-    held = moved(first.carry.state, samples.centre), lanes.standing(first)
-    return lax.scan(attempt, held, jax.random.split(key, N_SWAPS))[0][0]
+    nothing = jnp.full_like(total, -jnp.inf)
+    search = Search(first, nothing, first, nothing, jnp.int32(0))
+    swaps = draws(key, n_turns(X.shape[0]), X, weight, samples.centre, n_used)
+    return moved(lax.scan(turn, varying_with(search, X, weight), swaps)[0].held, samples.centre)
 
 
-def swapped(
-    key: Array, params: GMMParams, X: Shaped[Array, "N D"], weight: Float[Array, " N"], n_used: Array | int
-) -> GMMParams:
-    """One of the first ``n_used`` components, drawn evenly, is set down on a sample drawn by weight."""
-    which, where = jax.random.split(key)
-    moves = jnp.arange(params.n_components, dtype=jnp.int32) == jax.random.randint(which, (), 0, n_used, jnp.int32)
-    sample = X[place(jax.random.uniform(where, (1,), weight.dtype), weight)[0]].astype(weight.dtype)
+def draws(
+    key: Array, n: int, X: Shaped[Array, "N D"], weight: Float[Array, " N"], centre: Float[Array, " D"], n_used: Array
+) -> Swap:
+    """``n`` swaps: a component in use drawn evenly, a sample by weight."""
+    which, row, width = jax.random.split(key, 3)
+    sample = X[place(jax.random.uniform(row, (n,), weight.dtype), weight)].astype(weight.dtype) - centre[None]
+    narrower = NARROWEST ** jax.random.uniform(width, (n,), weight.dtype)
+    return Swap(jax.random.randint(which, (n,), 0, n_used, jnp.int32), sample, narrower)
+
+
+def swapped(params: GMMParams, swap: Swap, n_used: Array) -> GMMParams:
+    """The mixture with one component set down elsewhere, of equal share."""
+    moves = jnp.arange(params.n_components, dtype=jnp.int32) == swap.component
     dense = params.structure.dense(params.cov, params.n_components, params.n_features)
-    pooled = contract("k,kij->ij", params.weights, dense) / NARROWER
-    share = jnp.where(moves, 1 / jnp.asarray(n_used, weight.dtype), params.weights)
+    pooled = contract("k,kij->ij", params.weights, dense) / swap.narrower
+    share = jnp.where(moves, 1 / n_used.astype(params.weights.dtype), params.weights)
     weights = share / jnp.sum(share)
     cov = params.structure.from_dense(weights, jnp.where(moves[:, None, None], pooled[None], dense))
-    return replace(params, weights=weights, means=jnp.where(moves[:, None], sample[None], params.means), cov=cov)
+    means = jnp.where(moves[:, None], swap.sample[None], params.means)
+    return replace(params, weights=weights, means=means, cov=cov)
+
+
+def where(condition: Bool[Array, ""], these: Any, those: Any) -> Any:
+    """One pytree or the other."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), these, those)

@@ -187,7 +187,7 @@ def test_awkward_input_meets_a_finite_fit(case):
     samples = AWKWARD[case]
     if isinstance(samples, np.ndarray) and case == "strided":
         samples.flags.writeable = False
-    fit = jaxgmm.fit(KEY, samples, 3, n_restarts=2, max_iter=50)
+    fit = jaxgmm.fit(KEY, samples, 3, n_restarts=2, init="kmeans", max_iter=50)
     assert fit.status != Status.NONFINITE
     for leaf in jax.tree.leaves((fit.params, fit.log_likelihood)):
         assert np.isfinite(np.asarray(leaf)).all()
@@ -197,7 +197,7 @@ def test_awkward_input_meets_a_finite_fit(case):
 @pytest.mark.parametrize("name", ["tied", "diag", "spherical"])
 @pytest.mark.parametrize("case", ["copied columns", "all points identical", "one far outlier"])
 def test_hard_cases_for_the_other_structures(name, case):
-    fit = jaxgmm.fit(KEY, AWKWARD[case].astype(np.float32), 3, covariance_type=name, n_restarts=2, max_iter=50)
+    fit = jaxgmm.fit(KEY, AWKWARD[case].astype(np.float32), 3, covariance_type=name, n_restarts=2, init="kmeans", max_iter=50)
     assert fit.status != Status.NONFINITE
     assert np.isfinite(np.asarray(fit.log_likelihood))
 
@@ -212,8 +212,8 @@ def test_every_row_its_own_component():
 def test_a_row_of_weight_zero_may_hold_anything():
     weight = np.ones(30)
     weight[3] = 0
-    clean = jaxgmm.fit(KEY, X, 2, sample_weight=weight, n_restarts=2, max_iter=5)
-    spoiled = jaxgmm.fit(KEY, with_cell(np.nan), 2, sample_weight=weight, n_restarts=2, max_iter=5)
+    clean = jaxgmm.fit(KEY, X, 2, sample_weight=weight, n_restarts=2, init="kmeans", max_iter=5)
+    spoiled = jaxgmm.fit(KEY, with_cell(np.nan), 2, sample_weight=weight, n_restarts=2, init="kmeans", max_iter=5)
     jax.tree.map(np.testing.assert_array_equal, clean, spoiled)
 
 

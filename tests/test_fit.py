@@ -59,7 +59,7 @@ def test_restarts_are_a_loop_over_the_same_keys(x64):
     X = random_samples(n=60)
     options = {"tol": 0.0, "max_iter": 10}
     fit = jaxgmm.fit(KEY, X, K, n_restarts=4, **options)
-    loop = [jaxgmm.fit_from(jaxgmm.initialise(k, X, K), X, **options) for k in jax.random.split(KEY, 4)]
+    loop = [jaxgmm.fit_from(jaxgmm.initialise(k, X, K, method="swaps"), X, **options) for k in jax.random.split(KEY, 4)]
     np.testing.assert_allclose(fit.lanes.log_likelihood, [r.log_likelihood for r in loop], rtol=1e-9)
     np.testing.assert_array_equal(fit.lanes.n_iter, [r.n_iter for r in loop])
     np.testing.assert_array_equal(fit.lanes.status, [r.status for r in loop])
@@ -118,7 +118,7 @@ def test_no_winner_is_degenerate_unless_every_lane_is(name, x64):
     X = reference.samples(name)
     bic = {}
     for k in range(1, 10 if name == "iris" else 7):
-        fit = jaxgmm.fit(KEY, X, k, n_restarts=16)
+        fit = jaxgmm.fit(KEY, X, k, n_restarts=16, init="kmeans")
         degenerate = np.asarray(fit.lanes.status) == Status.DEGENERATE
         assert (fit.status == Status.DEGENERATE) == degenerate.all()
         assert degenerate.all() or (np.asarray(fit.params.weights) * len(X)).min() >= X.shape[1] + 1 - 0.1
@@ -198,7 +198,7 @@ def test_one_far_outlier_keeps_two_blobs_apart(point, dtype_float32_slow):
     X, truth = blobs(dtype, seed=1)
     X = np.concatenate([X, np.asarray([point], dtype)])
     start = jaxgmm.GMMParams.from_moments([0.5, 0.49, 0.01], [*BLOB_START[1], point], np.stack([np.eye(2)] * 3))
-    for fit in (jaxgmm.fit(KEY, X, 3), jaxgmm.fit_from(start, X)):
+    for fit in (jaxgmm.fit(KEY, X, 3, init="kmeans"), jaxgmm.fit_from(start, X)):
         label = np.asarray(jaxgmm.predict(fit.params, X))
         assert adjusted_rand_score(truth, label[:200]) == 1
         assert (label[:200] != label[200]).all()
@@ -207,10 +207,10 @@ def test_one_far_outlier_keeps_two_blobs_apart(point, dtype_float32_slow):
 
 def test_float64_input_without_x64_is_centred_first():
     X, _ = blobs(np.float64)
-    fit = jaxgmm.fit(KEY, X + 100, 2)
+    fit = jaxgmm.fit(KEY, X + 100, 2, init="kmeans")
     np.testing.assert_allclose(np.sort(fit.params.means[:, 0]), [100, 106], atol=0.3)
     with pytest.warns(UserWarning, match="jax_enable_x64"):
-        far = jaxgmm.fit(KEY, X + 1e6, 2)
+        far = jaxgmm.fit(KEY, X + 1e6, 2, init="kmeans")
     np.testing.assert_allclose(far.log_likelihood, fit.log_likelihood, rtol=1e-5)
 
 
@@ -311,7 +311,7 @@ def test_what_is_closed_over_is_traced_too():
 
 @pytest.mark.slow
 def test_trace_and_lanes_have_the_documented_shapes():
-    fit = jaxgmm.fit(KEY, random_samples(), K, n_restarts=3, max_iter=4, trace=6)
+    fit = jaxgmm.fit(KEY, random_samples(), K, n_restarts=3, init="kmeans", max_iter=4, trace=6)
     assert fit.trace.shape == (6,)
     assert fit.lanes.trace.shape == (3, 6)
     assert fit.lanes.log_likelihood.shape == fit.lanes.n_iter.shape == fit.lanes.status.shape == (3,)
@@ -432,7 +432,7 @@ def test_factors_and_eigenvalues_do_not_wait_for_each_other():
         import jax, jaxgmm
         X = jax.random.normal(jax.random.key(0), (2000, 64))
         def fit(seed):
-            result = jaxgmm.fit(jax.random.key(seed), X, 20, n_restarts=1, covariance_floor=0.5, max_iter=5)
+            result = jaxgmm.fit(jax.random.key(seed), X, 20, n_restarts=1, init="kmeans", covariance_floor=0.5, max_iter=5)
             assert result.n_iter > 0
         fit(0)
         with ThreadPoolExecutor(4) as pool:  # nor do fits wait for each other

@@ -178,10 +178,18 @@ def test_a_swap_moves_one_component_in_use_to_a_sample_in_use(x64):
     X, weight = random_samples(n=20), jnp.asarray(np.arange(20) % 2, float)
     start = jaxgmm.initialise(KEY, X, 3)
     start = dataclasses.replace(start, weights=jnp.asarray([0.6, 0.4, 0.0]))
-    for key in jax.random.split(KEY, 8):
-        after = swaps.swapped(key, start, jnp.asarray(X), weight, 2)
+    drawn = swaps.draws(KEY, 8, jnp.asarray(X), weight, jnp.zeros(2), jnp.int32(2))
+    for i in range(8):
+        after = swaps.swapped(start, jax.tree.map(lambda leaf, i=i: leaf[i], drawn), jnp.int32(2))
         (moved,) = np.flatnonzero((after.means != start.means).any(axis=1))
         assert moved < 2
         assert (X[1::2] == np.asarray(after.means[moved])).all(axis=1).any()
         assert after.weights[2] == 0
         np.testing.assert_allclose(after.weights.sum(), 1)
+
+
+def test_a_search_makes_fewer_passes_over_more_samples():
+    """What it costs does not grow with the samples, but for a handful of them."""
+    assert swaps.n_turns(100) == swaps.TURNS
+    for n in (1 << 10, 1 << 12, 1 << 15):
+        assert n * swaps.n_turns(n) <= swaps.ROW_TURNS < n * (swaps.n_turns(n) + 1)

@@ -100,7 +100,7 @@ def test_merging_is_drawn_with_a_ring_at_the_elbow():
 
 def test_fits_and_sweeps_and_estimators_are_drawn():
     key = jax.random.key(0)
-    result = jaxgmm.fit(key, X, 2, covariance_type="diag", n_restarts=4, trace=40, tol=1e-4)
+    result = jaxgmm.fit(key, X, 2, covariance_type="diag", n_restarts=4, init="kmeans", trace=40, tol=1e-4)
     ax = plotting.plot_trace(result, total_weight=len(X))
     assert len(ax.lines) == 4
     assert ax.get_ylabel() == "log-likelihood below the one that won (nats a sample)"

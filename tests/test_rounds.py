@@ -144,11 +144,11 @@ def test_ctrl_c_ends_a_fit_with_what_it_has(monkeypatch, cores):
             timers.append(threading.Timer(0.3, _thread.interrupt_main))
             timers[0].start()
 
-    found = jaxgmm.fit(KEY, X, 2, covariance_type="diag", n_restarts=5, callback=press_soon, **LONG)
+    found = jaxgmm.fit(KEY, X, 2, covariance_type="diag", n_restarts=5, init="kmeans", callback=press_soon, **LONG)
     assert found.status == Status.INTERRUPTED
     assert "Ctrl-C" in found.message
     assert found.log_likelihood == max(found.lanes.log_likelihood)
-    at_all = jaxgmm.fit(KEY, X, 2, covariance_type="diag", n_restarts=1, tol=0.0, max_iter=0)
+    at_all = jaxgmm.fit(KEY, X, 2, covariance_type="diag", n_restarts=1, init="kmeans", tol=0.0, max_iter=0)
     assert found.log_likelihood > at_all.log_likelihood
 
 
@@ -203,7 +203,7 @@ def test_a_second_ctrl_c_comes_through():
 
 def test_a_bar_counts_what_has_ended(capsys):
     X, heard = random_samples(n=41), []
-    jaxgmm.fit(KEY, X, 2, covariance_type="diag", n_restarts=5, tol=1e-4, callback=heard.append, progress=True)
+    jaxgmm.fit(KEY, X, 2, covariance_type="diag", n_restarts=5, init="kmeans", tol=1e-4, callback=heard.append, progress=True)
     assert "5/5" in capsys.readouterr().err
     assert [(p.finished, p.total) for p in heard][-1] == (5, 5)
     jaxgmm.fit_many(KEY, np.stack([X, X]), 2, covariance_type="diag", n_restarts=5, tol=1e-4, progress=True)
@@ -221,7 +221,7 @@ def test_samples_on_several_devices_are_one_run_at_a_time():
 def test_parts_of_a_fit_are_those_of_any_number_of_cores(monkeypatch):
     """Five restarts are parts of three, the last with one lane to spare; what a callback hears is of five."""
     X, heard = random_samples(n=41), []
-    fit = partial(jaxgmm.fit, KEY, X, 2, covariance_type="diag", n_restarts=5, tol=1e-4)
+    fit = partial(jaxgmm.fit, KEY, X, 2, covariance_type="diag", n_restarts=5, init="kmeans", tol=1e-4)
     several = fit()
     monkeypatch.setattr(rounds, "FIRST_ROUND", 1)
     monkeypatch.setattr("jaxgmm.fitting.at_once", lambda X: 1)
