@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxgmm import lanes, loop
-from jaxgmm.clusters import Clusters
+from jaxgmm.clusters import Clusters, Search
 from jaxgmm.initial import CLUSTERINGS, first_clusters, first_mixture
 from jaxgmm.lanes import Added, Lane, Samples
 from jaxgmm.loop import Status
@@ -132,12 +132,12 @@ def begin(
     # Restarts of one mixture share what a start measures of the samples, if they start together.
     width = len(keys) if data.owner is None and n_used is None else plan.width
     if given is None and plan.init in CLUSTERINGS:
-        least, lloyd = plan.structure.least_weight(data.X.shape[-1]), CLUSTERINGS[plan.init]
-        clusters = _clusters(keys, data, n_used, n_live, least, plan.n_components, lloyd, width)
+        least, search = plan.structure.least_weight(data.X.shape[-1]), CLUSTERINGS[plan.init]
+        clusters = _clusters(keys, data, n_used, n_live, least, plan.n_components, search, width)
     return _begin(keys, data, given, clusters, n_used, prior, n_live, floor, plan, width)
 
 
-@partial(jax.jit, static_argnames=("n_components", "lloyd", "width"))
+@partial(jax.jit, static_argnames=("n_components", "search", "width"))
 def _clusters(
     keys: Array,
     data: Data,
@@ -145,14 +145,14 @@ def _clusters(
     n_live: Array | int,
     least: Array | int,
     n_components: int,
-    lloyd: bool,
+    search: Search,
     width: int,
 ) -> Clusters:
     """The clusters that lanes start from, whatever their structure."""
 
     def find(samples: Samples, key: Array, n_used: Array | None) -> Clusters:
         used = n_components if n_used is None else n_used
-        return first_clusters(key, samples.X, samples.weight, used, least, n_components, lloyd)
+        return first_clusters(key, samples.X, samples.weight, used, least, n_components, search)
 
     return _in_groups(lambda index: data.over_lanes(find, index, None, *_rows((keys, n_used), index)), len(keys), n_live, width)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -43,6 +44,10 @@ UNSEEN = 1e30
 
 OUT_OF_REACH = 1e12
 """Coordinate of a centre that is not in use, where whitened samples are of order one: no sample is nearest to it."""
+
+
+Search = Callable[..., Array]
+"""(uniforms (T, K), whitened samples (D, N), their weights, clusters in use, samples that each needs) -> centres (K, D)."""
 
 
 class Clusters(NamedTuple):
@@ -108,7 +113,7 @@ def find_clusters(
     n_used: Array | int,
     least: Array | int,
     n_components: int,
-    lloyd: bool,
+    search: Search,
 ) -> Clusters:
     """k-means in whitened coordinates, of the first ``n_used`` clusters.
 
@@ -121,11 +126,11 @@ def find_clusters(
       n_used: clusters in use, of K.
       least: samples below which a cluster is too small for its covariance.
       n_components: K.
-      lloyd: do Lloyd's passes follow the draw of the seeds?
+      search: finds centres of the whitened samples.
     """
     frame, weight = without_outliers(X, weight, n_used, n_components, least)
     z, uniforms = frame.white(X), draws(key, n_components, weight.dtype)
-    centres = cluster(uniforms, z, weight, n_used, least=least) if lloyd else seeds(uniforms, z, weight, n_used)
+    centres = search(uniforms, z, weight, n_used, least=least)
     used = (jnp.arange(n_components, dtype=jnp.int32) < n_used)[:, None]
     means = frame.mean[None] + jnp.where(used, frame.unwhite(centres), 0)
     return Clusters(means, frame.cov, jnp.where(weight > 0, nearest(z, centres).astype(jnp.int32), -1))
@@ -199,6 +204,18 @@ def seeds(
     start = varying_with(jnp.full_like(weight, jnp.inf), z, weight, uniforms)
     found = lax.scan(pick, start, (uniforms[turn], component == 0))[1]
     return jnp.where((component < n_used)[:, None], found, OUT_OF_REACH)
+
+
+def drawn(
+    uniforms: Float[Array, "T K"],
+    z: Float[Array, "D N"],
+    weight: Float[Array, " N"],
+    n_used: Array | int,
+    *,
+    least: Array | int,
+) -> Float[Array, "K D"]:
+    """The seeds of the first try as they are."""
+    return seeds(uniforms, z, weight, n_used)
 
 
 def cluster(

@@ -20,6 +20,7 @@ from jaxtyping import Float
 
 from jaxgmm import checks, contract, lanes, loop
 from jaxgmm.batch import LANES
+from jaxgmm.clusters import Search
 from jaxgmm.conjugate import WEIGHTS, Weights
 from jaxgmm.fitting import MAX_ITER, N_RESTARTS, TOL, admit, check_options
 from jaxgmm.initial import CLUSTERINGS, METHODS, first_clusters, first_mixture
@@ -235,9 +236,9 @@ def _fit_from(
     return run(start, prior, Samples(X, sample_weight, mixture_centre(mixture), axis_name), tol, max_iter, kind, trace)
 
 
-@partial(jax.jit, static_argnames=("n_components", "least", "lloyd"))
-def _clusters(keys: Array, X: Array, weight: Array | None, n_components: int, least: int, lloyd: bool) -> Any:
-    return jax.vmap(lambda key: first_clusters(key, X, weight, n_components, least, n_components, lloyd))(keys)
+@partial(jax.jit, static_argnames=("n_components", "least", "search"))
+def _clusters(keys: Array, X: Array, weight: Array | None, n_components: int, least: int, search: Search) -> Any:
+    return jax.vmap(lambda key: first_clusters(key, X, weight, n_components, least, n_components, search))(keys)
 
 
 @partial(jax.jit, static_argnames=("init", "n_components", "structure", "kind", "trace"))

@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.cluster.hierarchy import fcluster, linkage
 from sklearn.metrics import adjusted_rand_score
 from structures import NAMES, random_samples
 
 import jaxgmm
 from jaxgmm import initial, swaps
+from jaxgmm.clusters import OUT_OF_REACH
+from jaxgmm.hierarchy import ward
 
 KEY = jax.random.key(0)
 K_MEANS_SEEDS = pytest.param("k-means++", marks=pytest.mark.slow)  # the first half of "kmeans"
@@ -193,3 +196,23 @@ def test_a_search_makes_fewer_passes_over_more_samples():
     assert swaps.n_turns(100) == swaps.TURNS
     for n in (1 << 10, 1 << 12, 1 << 15):
         assert n * swaps.n_turns(n) <= swaps.ROW_TURNS < n * (swaps.n_turns(n) + 1)
+
+
+def test_ward_is_scipys(x64):
+    """Clusters of the same samples; a weight of two is a sample seen twice, a weight of zero none."""
+    z = np.random.default_rng(3).normal(size=(40, 2)) + 2 * np.random.default_rng(4).integers(0, 3, size=(40, 1))
+    weight = np.ones(40)
+    weight[:5], weight[5:8] = 2, 0
+    rows = np.repeat(np.arange(40), weight.astype(int))
+    label = fcluster(linkage(z[rows], "ward"), 4, "maxclust")
+    centres = np.array([z[rows][label == k].mean(axis=0) for k in range(1, 5)])
+    found = ward(jnp.full((8, 5), 0.5), jnp.asarray(z.T), jnp.asarray(weight), jnp.int32(4), least=3)
+    order = np.lexsort(centres.T), np.lexsort(np.asarray(found[:4]).T)
+    np.testing.assert_allclose(found[:4][order[1]], centres[order[0]], rtol=1e-10)
+    assert (found[4] == OUT_OF_REACH).all()
+
+
+def test_ward_starts_a_fit_of_many_samples():
+    X = np.random.default_rng(0).normal(size=(900, 2)) + 9 * np.arange(3).repeat(300)[:, None]
+    start = jaxgmm.initialise(jax.random.key(0), X, 3, method="ward", covariance_type="diag")
+    np.testing.assert_allclose(np.sort(start.means[:, 0]), [0, 9, 18], atol=0.3)
