@@ -76,7 +76,7 @@ class Posterior:
       weights: static; the kind of prior on the weights.
 
     >>> import jax, jaxgmm
-    >>> X = [[0.0], [0.2], [0.4], [9.0], [9.2], [9.4]]
+    >>> X = [[0.0], [0.1], [0.2], [0.3], [0.4], [9.0], [9.1], [9.2], [9.3], [9.4]]
     >>> posterior = jaxgmm.fit_variational(jax.random.key(0), X, 3, weights="dirichlet").posterior
     >>> posterior.mixture.weights.round(1).sort().tolist()
     [0.0, 0.5, 0.5]

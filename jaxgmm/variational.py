@@ -130,8 +130,8 @@ def fit_variational(
     inference for Dirichlet process mixtures", Bayesian Analysis 1.
 
     >>> import jax, jaxgmm
-    >>> X = [[0.0], [0.2], [0.4], [9.0], [9.2], [9.4]]
-    >>> result = jaxgmm.fit_variational(jax.random.key(0), X, 4, prior=jaxgmm.Hyperparameters(concentration=1e-3))
+    >>> X, few = [[0.0], [0.1], [0.2], [0.3], [0.4], [9.0], [9.1], [9.2], [9.3], [9.4]], jaxgmm.Hyperparameters(1e-3)
+    >>> result = jaxgmm.fit_variational(jax.random.key(0), X, 4, weights="dirichlet", prior=few)
     >>> int((result.posterior.mixture.weights > 0.05).sum())
     2
     """
