@@ -16,10 +16,12 @@ from jaxgmm.params import GMMParams, covariances, from_free, n_free_parameters, 
 from jaxgmm.priors import Prior, default_prior
 from jaxgmm.result import FitResult
 from jaxgmm.selection import Sweep, sweep
+from jaxgmm.structures import FactorAnalyzers
 from jaxgmm.sums import Statistics
 
 __all__ = [
     "BootstrapTest",
+    "FactorAnalyzers",
     "FitResult",
     "GMMParams",
     "Merging",

@@ -171,7 +171,7 @@ def fit(
     n_samples, n_features = data.X.shape
     n_components = checks.check_n_components(n_components, checks.n_present(sample_weight, n_samples))
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
-    structure = get_structure(covariance_type)
+    structure = get_structure(covariance_type, n_features)
     start: Any = None
     if isinstance(init, str):
         checks.check_choice("init", init, METHODS)

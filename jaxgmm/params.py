@@ -76,12 +76,12 @@ class GMMParams:
         >>> GMMParams.from_moments([1, 3], [[0.0], [1.0]], [[[1.0]], [[1.0]]]).weights.tolist()
         [0.25, 0.75]
         """
-        structure = get_structure(covariance_type)
         arrays = [check_array(n, v) for n, v in (("weights", weights), ("means", means), ("covariances", covariances))]
         w, mu, sigma = arrays
         if mu.ndim != 2 or 0 in mu.shape:
             raise ValueError(f"means must have shape (K, D); got {mu.shape}.")
         n_components, n_features = mu.shape
+        structure = get_structure(covariance_type, n_features)
         if w.shape != (n_components,):
             raise ValueError(f"weights must have shape ({n_components},), one a component; got {w.shape}.")
         if sigma.shape != (n_components, n_features, n_features):
@@ -121,6 +121,11 @@ def cast(params: GMMParams, dtype: jnp.dtype) -> GMMParams:
 def moved(params: GMMParams, offset: Float[Array, " D"]) -> GMMParams:
     """The mixture of ``x + offset``."""
     return replace(params, means=params.means + offset[None])
+
+
+def lens_of(params: GMMParams) -> Array | None:
+    """What the sums are taken through under this mixture, see ``Structure.lens``."""
+    return params.structure.lens(params.cov, params.n_components, params.n_features)
 
 
 def mixture_centre(params: GMMParams) -> Float[Array, " D"]:

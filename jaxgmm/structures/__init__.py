@@ -7,6 +7,7 @@ from jaxgmm.structures.along_axes import EEV, EVE, VEV, VVE
 from jaxgmm.structures.along_features import EEI, EII, EVI, VEI
 from jaxgmm.structures.base import Dense, Diagonal, Structure
 from jaxgmm.structures.diag import Diag
+from jaxgmm.structures.factor_analyzers import FactorAnalyzers
 from jaxgmm.structures.full import Full
 from jaxgmm.structures.proportional import EVV, VEE
 from jaxgmm.structures.spherical import Spherical
@@ -23,12 +24,31 @@ SYNONYMS = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical", "E"
 """mclust's names of the classics; E and V are its names in one dimension."""
 
 
-def get_structure(covariance_type: str | Structure) -> Structure:
-    """The structure of a name; a structure is returned as it is."""
-    if isinstance(covariance_type, Structure):
-        return covariance_type
-    name = SYNONYMS.get(covariance_type, covariance_type) if isinstance(covariance_type, str) else covariance_type
-    return STRUCTURES[check_choice("covariance_type", name, STRUCTURES)]
+def get_structure(covariance_type: str | Structure, n_features: int | None = None) -> Structure:
+    """The structure of a name, if it can have so many features; a structure is returned as it is."""
+    structure = covariance_type if isinstance(covariance_type, Structure) else _named(covariance_type)
+    if n_features is not None:
+        structure.check(n_features)
+    return structure
 
 
-__all__ = ["CLASSICS", "STRUCTURES", "Dense", "Diag", "Diagonal", "Full", "Spherical", "Structure", "Tied", "get_structure"]
+def _named(name: str) -> Structure:
+    known = SYNONYMS.get(name, name) if isinstance(name, str) else name
+    if isinstance(known, str) and (found := FactorAnalyzers.named(known)) is not None:
+        return found
+    return STRUCTURES[check_choice("covariance_type", known, STRUCTURES)]
+
+
+__all__ = [
+    "CLASSICS",
+    "STRUCTURES",
+    "Dense",
+    "Diag",
+    "Diagonal",
+    "FactorAnalyzers",
+    "Full",
+    "Spherical",
+    "Structure",
+    "Tied",
+    "get_structure",
+]
