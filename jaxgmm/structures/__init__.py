@@ -20,6 +20,9 @@ TABLE = Full(), Tied(), Diag(), Spherical(), EII(), EEI(), VEI(), EVI(), VEE(), 
 
 STRUCTURES: dict[str, Structure] = {structure.name: structure for structure in TABLE}
 
+KNOWN = ", ".join([*STRUCTURES, "UUU-5 and its like"])
+"""What there is to choose from, as text."""
+
 SYNONYMS = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical", "E": "EII", "V": "spherical"}
 """mclust's names of the classics; E and V are its names in one dimension."""
 
@@ -32,6 +35,11 @@ def get_structure(covariance_type: str | Structure, n_features: int | None = Non
     return structure
 
 
+def is_name(name: object) -> bool:
+    """Is this the name of a structure, as the structure bears it?"""
+    return isinstance(name, str) and (name in STRUCTURES or FactorAnalyzers.named(name) is not None)
+
+
 def _named(name: str) -> Structure:
     known = SYNONYMS.get(name, name) if isinstance(name, str) else name
     if isinstance(known, str) and (found := FactorAnalyzers.named(known)) is not None:
@@ -41,6 +49,7 @@ def _named(name: str) -> Structure:
 
 __all__ = [
     "CLASSICS",
+    "KNOWN",
     "STRUCTURES",
     "Dense",
     "Diag",
@@ -51,4 +60,5 @@ __all__ = [
     "Structure",
     "Tied",
     "get_structure",
+    "is_name",
 ]
