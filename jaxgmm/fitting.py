@@ -137,7 +137,8 @@ def fit(
       X: (N, D) samples, in data units: floating (half precision is computed in float32), integer or boolean. float64 needs
         ``jax_enable_x64``; without it X is centred in float64 and then rounded to float32.
       n_components: K.
-      covariance_type: "full", "tied", "diag" or "spherical".
+      covariance_type: "full", "tied", "diag" or "spherical", another of mclust's families by its letters, or
+        ``FactorAnalyzers`` where features are many.
       n_restarts: R, starts from different keys; a given start implies one.
       init: a method of ``initialise`` by name, (N,) labels counted from 0, or (N, K) responsibilities.
       sample_weight: (N,) weights: zero is absent, two is seen twice. They count as samples when a component is judged

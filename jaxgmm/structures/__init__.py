@@ -30,8 +30,11 @@ SYNONYMS = {"VVV": "full", "EEE": "tied", "VVI": "diag", "VII": "spherical", "E"
 def get_structure(covariance_type: str | Structure, n_features: int | None = None) -> Structure:
     """The structure of a name, if it can have so many features; a structure is returned as it is."""
     structure = covariance_type if isinstance(covariance_type, Structure) else _named(covariance_type)
-    if n_features is not None:
-        structure.check(n_features)
+    if n_features is not None and n_features < structure.least_features():
+        raise ValueError(
+            f"covariance_type {structure.name!r} needs at least {structure.least_features()} features; X has {n_features}. "
+            "Factors must be fewer than features."
+        )
     return structure
 
 

@@ -77,8 +77,9 @@ class Structure(abc.ABC):
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of ``cov``."""
 
-    def check(self, n_features: int) -> None:
-        """A ``ValueError`` if the family does not exist in so many features."""
+    def least_features(self) -> int:
+        """Features without which the family does not exist."""
+        return 1
 
     @abc.abstractmethod
     def n_free(self, n_components: int, n_features: int) -> int:
@@ -168,8 +169,8 @@ class Structure(abc.ABC):
     # The bound.
     @abc.abstractmethod
     def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
-        """A member with Sigma_k - diag(floor) positive semidefinite, or, of principal axes, as wide as the floor along each, or,
-        of factors, with noise of at least the floor.
+        """A member with Sigma_k - diag(floor) positive semidefinite, or, of principal axes, as wide as the floor along each,
+        or, of factors, with at least the floor as noise.
 
         From the unbounded maximum of a family with a closed form it is the likeliest.
 
@@ -317,7 +318,9 @@ class Diagonal(Expandable):
     def recentre(self, lens: Array | None, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "K D"]:
         return jnp.maximum(second - count[:, None] * shift * shift, 0)
 
-    def feature_variance(self, lens: Array | None, count: Array, scatter: Array) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+    def feature_variance(
+        self, lens: Array | None, count: Array, scatter: Array
+    ) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
         return scatter / jnp.where(count > 0, count, 1)[:, None], count
 
     def quadratic(self, factor: Array, scatter: Float[Array, "K D"]) -> Float[Array, ""]:

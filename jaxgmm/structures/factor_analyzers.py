@@ -9,10 +9,10 @@ so that Sigma_k = L_k L_k^T + Psi_k. No matrix of D x D is formed. By Woodbury's
 u the posterior mean of the factors and r what they leave, in standard deviations of the noise: a sum of squares, in which
 nothing cancels. The M-step needs of the samples no more than sum_n gamma_n r_n (u_n, r_n), Q + 1 numbers a feature.
 
-Source: Ghahramani and Hinton (1996), "The EM algorithm for mixtures of factor analyzers"; Tipping and Bishop (1999), "Mixtures of
-probabilistic principal component analyzers"; McLachlan, Peel and Bean (2003), Computational Statistics and Data Analysis 41, for
-cycles of means and loadings; McNicholas and Murphy (2008), "Parsimonious Gaussian mixture models", for what is shared; Liu, Rubin
-and Wu (1998), "Parameter expansion to accelerate EM", for the scale of the factors.
+Source: Ghahramani and Hinton (1996), "The EM algorithm for mixtures of factor analyzers"; Tipping and Bishop (1999), "Mixtures
+of probabilistic principal component analyzers"; McLachlan, Peel and Bean (2003), Computational Statistics and Data Analysis 41,
+for cycles of means and loadings; McNicholas and Murphy (2008), "Parsimonious Gaussian mixture models", for what is shared; Liu,
+Rubin and Wu (1998), "Parameter expansion to accelerate EM", for the scale of the factors.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ class FactorAnalyzers(Structure):
       noise: "own", Psi_k of each component, or "shared".
       isotropic: is the noise of a component the same in all features? Then it is a mixture of principal-component analysers.
 
-    The name of a structure is that of the family of McNicholas and Murphy (U for own, C for shared, of loadings and noise; C for
-    isotropic) and Q, as "UUU-5", and can stand for it.
+    The name of a structure is that of the family of McNicholas and Murphy (U for own, C for shared, of loadings and of noise; C
+    for isotropic) and Q, as "UUU-5", and can stand for it.
 
     >>> import jax, jaxgmm
     >>> jaxgmm.FactorAnalyzers(2, noise="shared").name
@@ -105,9 +105,8 @@ class FactorAnalyzers(Structure):
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, self.n_factors + 1)
 
-    def check(self, n_features: int) -> None:
-        if self.n_factors >= n_features:
-            raise ValueError(f"n_factors must be below the number of features, {n_features}; got {self.n_factors}.")
+    def least_features(self) -> int:
+        return self.n_factors + 1
 
     def n_free(self, n_components: int, n_features: int) -> int:
         most = n_features * (n_features + 1) // 2
@@ -291,8 +290,8 @@ class FactorAnalyzers(Structure):
         return contract("d,kd->k", unit * unit, precision)
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
-        """By inertia: Sigma_k - s Sigma = B + F J F^T, B the difference of the noise, F all loadings, J their signs, is positive
-        definite where -J - F^T B^-1 F has Q negative eigenvalues less those of B (Haynsworth 1968)."""
+        """By inertia: Sigma_k - s Sigma = B + F J F^T, B the difference of the noise, F all loadings, J their signs, is
+        positive definite where -J - F^T B^-1 F has Q negative eigenvalues less those of B (Haynsworth 1968)."""
         loadings, noise = _parts(cov)
         n_components, n_features, n_factors = loadings.shape
         units = jnp.sqrt(contract("k,kd->d", weights, noise))
