@@ -31,9 +31,7 @@ from jaxgmm.checks import check_choice, check_int
 from jaxgmm.numerics import contract, is_present
 from jaxgmm.structures.base import Inner, Structure, Whitener
 from jaxgmm.structures.matrices import eigen, factors
-
-TURNS = 100
-"""Turns of EM from a dense matrix to the member nearest to it."""
+from jaxgmm.structures.volumes import settle
 
 SHARING = {"own": "U", "shared": "C"}
 """Unconstrained and constrained, in the letters of McNicholas and Murphy."""
@@ -177,6 +175,13 @@ class FactorAnalyzers(Structure):
         return jnp.sum(loadings * loadings, axis=-1) + noise
 
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+        return self._nearest(weights, dense, Inner.END)
+
+    def alike(self, weights: Float[Array, " K"], dense: Float[Array, "D D"]) -> Array:
+        one = self._nearest(jnp.ones_like(weights[:1]), dense[None], Inner.FEW)
+        return jnp.broadcast_to(one, (len(weights), *one.shape[1:]))
+
+    def _nearest(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner) -> Array:
         """By EM on the matrices, from their rows that explain most."""
         count = jnp.where(weights > 0, weights, jnp.finfo(weights.dtype).eps * 100 * jnp.sum(weights))
         average = contract("k,kij->ij", count, dense) / jnp.sum(count)
@@ -184,7 +189,7 @@ class FactorAnalyzers(Structure):
         loadings, noise = _parts(begun)
         begun = _joined(loadings, self._pooled(count, noise))
 
-        def turn(_: Array, cov: Array) -> Array:
+        def turn(cov: Array) -> Array:
             posterior = _posterior(cov)
             units = posterior.noise
             cross = contract("kij,kjq,kqr->kir", dense, posterior.loadings / units[..., None], posterior.cov) / units[..., None]
@@ -194,7 +199,8 @@ class FactorAnalyzers(Structure):
             square = total - 2 * jnp.sum(posterior.loadings * cross, axis=-1) + _form(posterior.loadings, known)
             return self.estimate(count, count[:, None, None] * _joined(residual, jnp.maximum(square, 0)), cov)
 
-        return lax.fori_loop(0, TURNS, turn, begun)
+        unit = jnp.sqrt(jnp.mean(jnp.diagonal(dense, axis1=-2, axis2=-1), axis=0))
+        return settle(turn, begun, lambda cov: self.to_free(cov, unit), inner)
 
     def _begun(self, dense: Float[Array, "D D"]) -> Float[Array, "D E"]:
         """Factors one after the other, each the row of correlations with the largest squares, half of what they explain left to
@@ -210,10 +216,6 @@ class FactorAnalyzers(Structure):
         loadings = jnp.stack(columns, axis=-1) * np.sqrt(0.5).astype(dense.dtype)
         noise = jnp.maximum(1 - jnp.sum(loadings * loadings, axis=-1), 0.25)
         return _joined(deviation[:, None] * loadings, deviation * deviation * noise)
-
-    def alike(self, weights: Float[Array, " K"], dense: Float[Array, "D D"]) -> Array:
-        one = self.from_dense(jnp.ones_like(weights[:1]), dense[None])
-        return jnp.broadcast_to(one, (len(weights), *one.shape[1:]))
 
     # The density.
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
