@@ -190,14 +190,8 @@ class FactorAnalyzers(Structure):
         begun = _joined(loadings, self._pooled(count, noise))
 
         def turn(cov: Array) -> Array:
-            posterior = _posterior(cov)
-            units = posterior.noise
-            cross = contract("kij,kjq,kqr->kir", dense, posterior.loadings / units[..., None], posterior.cov) / units[..., None]
-            known = _symmetric(contract("kiq,kir,krs->kqs", cross, posterior.loadings, posterior.cov))
-            residual = cross - contract("kdq,kqr->kdr", posterior.loadings, known)
-            total = jnp.diagonal(dense, axis1=-2, axis2=-1) / units**2
-            square = total - 2 * jnp.sum(posterior.loadings * cross, axis=-1) + _form(posterior.loadings, known)
-            return self.estimate(count, count[:, None, None] * _joined(residual, jnp.maximum(square, 0)), cov)
+            seen = self.as_second_moment(dense, self.whitener(cov, *dense.shape[:2]))
+            return self.estimate(count, count[:, None, None] * seen, cov)
 
         unit = jnp.sqrt(jnp.mean(jnp.diagonal(dense, axis1=-2, axis2=-1), axis=0))
         return settle(turn, begun, lambda cov: self.to_free(cov, unit), inner)
@@ -224,9 +218,13 @@ class FactorAnalyzers(Structure):
         parts = scores, posterior.loadings, 1 / posterior.noise[..., None]
         return Whitener(jnp.concatenate(parts, axis=-1), posterior.log_det)
 
+    def _split(self, factor: Array) -> list[Array]:
+        """What takes samples to u, loadings and the inverse of the noise, in standard deviations of it."""
+        return jnp.split(factor, [self.n_factors, 2 * self.n_factors], axis=-1)
+
     def _seen(self, factor: Array, diff: Float[Array, "K D B"]) -> tuple[Float[Array, "K Q B"], Float[Array, "K D B"]]:
         """Posterior means of the factors, u, and the residuals r."""
-        scores, loadings, scale = jnp.split(factor, [self.n_factors, 2 * self.n_factors], axis=-1)
+        scores, loadings, scale = self._split(factor)
         u = contract("kdq,kdb->kqb", scores, diff)
         return u, scale * diff - contract("kdq,kqb->kdb", loadings, u)
 
@@ -262,14 +260,26 @@ class FactorAnalyzers(Structure):
         self, lens: Array | None, count: Array, scatter: Array
     ) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
         assert lens is not None
-        _, loadings, scale = jnp.split(lens, [self.n_factors, 2 * self.n_factors], axis=-1)
+        _, loadings, scale = self._split(lens)
         residual, square = _parts(scatter / jnp.where(count > 0, count, 1)[:, None, None])
         known = contract("kdq,kdr->kqr", loadings, residual)
         variance = square + 2 * jnp.sum(loadings * residual, axis=-1) + _form(loadings, known)  # of r + Psi^-1/2 L u
         return variance / scale[..., 0] ** 2, count
 
+    def as_second_moment(self, dense: Float[Array, "K D D"], whitener: Whitener) -> Array:
+        scores, loadings, scale = self._split(whitener.factor)
+        cross = contract("kij,kjq->kiq", dense, scores)  # (x - mu) u^T
+        known = _symmetric(contract("kdq,kdr->kqr", scores, cross))
+        cross = scale * cross
+        total = scale[..., 0] ** 2 * jnp.diagonal(dense, axis1=-2, axis2=-1)
+        square = total - 2 * jnp.sum(loadings * cross, axis=-1) + _form(loadings, known)
+        return _joined(cross - contract("kdq,kqr->kdr", loadings, known), jnp.maximum(square, 0))
+
+    def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
+        return cov
+
     def quadratic(self, factor: Array, scatter: Array) -> Float[Array, ""]:
-        _, loadings, scale = jnp.split(factor, [self.n_factors, 2 * self.n_factors], axis=-1)
+        _, loadings, scale = self._split(factor)
         still, unit = lax.stop_gradient(loadings), lax.stop_gradient(scale)
         residual, square = _parts(scatter)
         # -d tr(Sigma^-1 W) = tr(dSigma Sigma^-1 W Sigma^-1), and Sigma^-1 (x - mu) = Psi^-1/2 r.

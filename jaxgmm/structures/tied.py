@@ -80,7 +80,9 @@ class Tied(Dense):
     def as_second_moment(self, dense: Float[Array, "K D D"], whitener: Whitener) -> Float[Array, "D D"]:
         return jnp.sum(dense, axis=0)
 
-    def feature_variance(self, lens: Array | None, count: Array, scatter: Array) -> tuple[Float[Array, "1 D"], Float[Array, " 1"]]:
+    def feature_variance(
+        self, lens: Array | None, count: Array, scatter: Array
+    ) -> tuple[Float[Array, "1 D"], Float[Array, " 1"]]:
         total = jnp.sum(count)
         return (jnp.diagonal(scatter) / total)[None], total[None]
 
