@@ -146,11 +146,8 @@ def from_clusters(
         member = label[None] == jnp.arange(n_components, dtype=label.dtype)[:, None]
         return member.astype(diff.dtype), jnp.zeros_like(diff[0, 0])
 
-    def measured(_: Array | int, about: GMMParams) -> GMMParams:
-        seen = about.means, lens_of(about), (X, clusters.label)
-        return maximise(about, moments(structure, *seen, weight, hard, n_lanes=LANES_MEANT), covariance_floor=START_FLOOR)
-
-    return repeated(measured, about)
+    sums = moments(structure, about.means, lens_of(about), (X, clusters.label), weight, hard, n_lanes=LANES_MEANT)
+    return maximise(about, sums, covariance_floor=START_FLOOR)
 
 
 def from_responsibilities(
@@ -161,26 +158,17 @@ def from_responsibilities(
     structure: Structure,
     covariance_floor: float | None = GIVEN_FLOOR,
 ) -> GMMParams:
-    """The M-step from given responsibilities: a pass for the means, and one for the moments about them."""
+    """One M-step from given responsibilities: a pass for the means, and one for the moments about them."""
     n_components = gamma.shape[1]
     single = alike(*whole(X, weight), n_used, n_components, structure)
 
     def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
         return gamma, jnp.zeros_like(gamma[0])
 
-    def measured(about: GMMParams, floor: float | None) -> GMMParams:
-        sums = moments(structure, about.means, lens_of(about), (X, gamma), weight, given)
-        return maximise(about, sums, covariance_floor=floor)
-
-    about = replace(single, means=measured(single, None).means)
-    return repeated(lambda _, about: measured(about, covariance_floor), about)
-
-
-def repeated(measured: Callable[[Any, GMMParams], GMMParams], about: GMMParams) -> GMMParams:
-    """M-steps from fixed responsibilities: one, but for a structure whose own is a step of EM itself."""
-    if about.structure.passes_to_start == 1:
-        return measured(0, about)
-    return lax.fori_loop(0, about.structure.passes_to_start, measured, about)
+    lens = lens_of(single)
+    rough = maximise(single, moments(structure, single.means, lens, (X, gamma), weight, given))
+    about = replace(single, means=rough.means)
+    return maximise(about, moments(structure, about.means, lens, (X, gamma), weight, given), covariance_floor=covariance_floor)
 
 
 def looked_at(

@@ -47,9 +47,6 @@ class Whitener(NamedTuple):
 class Structure(abc.ABC):
     """A family of covariances Sigma_1 ... Sigma_K."""
 
-    passes_to_start: ClassVar[int] = 1
-    """M-steps from given responsibilities until a start is worth having."""
-
     by_component: ClassVar[bool] = True
     """Has ``cov`` a leading axis of components?"""
 

@@ -71,8 +71,6 @@ class FactorAnalyzers(Structure):
     ((1, 8, 3), 31)
     """
 
-    passes_to_start = 10
-
     n_factors: int
     loadings: str = field(default="own", kw_only=True)
     noise: str = field(default="own", kw_only=True)
