@@ -7,7 +7,8 @@ so that Sigma_k = L_k L_k^T + Psi_k. No matrix of D x D is formed. By Woodbury's
     (x - mu)^T Sigma^-1 (x - mu) = |r|^2 + |u|^2,    |Sigma| = |Psi| |M|,
 
 u the posterior mean of the factors and r what they leave, in standard deviations of the noise: a sum of squares, in which
-nothing cancels. The M-step needs of the samples no more than sum_n gamma_n r_n (u_n, r_n), Q + 1 numbers a feature.
+nothing cancels. The M-step needs of the samples no more than sum_n gamma_n r_n (u_n, r_n), Q + 1 numbers a feature, and
+sum_n gamma_n u_n u_n^T: L^T Psi^-1/2 r is u, too, but where factors explain nearly all r does not hold the digits.
 
 Source: Ghahramani and Hinton (1996), "The EM algorithm for mixtures of factor analyzers"; Tipping and Bishop (1999), "Mixtures
 of probabilistic principal component analyzers"; McLachlan, Peel and Bean (2003), Computational Statistics and Data Analysis 41,
@@ -129,8 +130,7 @@ class FactorAnalyzers(Structure):
         posterior = _posterior(previous)
         present = is_present(count)[:, None, None]
         n = jnp.where(present, count[:, None, None], 1)
-        residual, square = scatter[..., :-1] / n, (scatter / n)[..., -1]  # means of r u^T and r^2
-        known = _symmetric(contract("kdq,kdr->kqr", posterior.loadings, residual))  # u = Psi^-1/2 L^T r, so this is of u u^T
+        known, residual, square = self._moments(scatter / n)
         factor = posterior.cov + known  # E[z z^T]
         cross = residual + contract("kdq,kqr->kdr", posterior.loadings, known)  # Psi^-1/2 (x - mu) u^T
         if self.loadings == "own":
@@ -250,9 +250,14 @@ class FactorAnalyzers(Structure):
 
     def second_moment(self, lens: Array | None, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Array:
         assert lens is not None
-        u, r = self._seen(lens, diff)
-        weighted = gamma[:, None, :] * r
-        return _joined(contract("kdb,kqb->kdq", weighted, u), jnp.sum(weighted * r, axis=-1))
+        white = self.whiten(lens, diff)
+        weighted = gamma[:, None, :] * white
+        return _joined(contract("kdb,kqb->kdq", weighted, white[:, : self.n_factors]), jnp.sum(weighted * white, axis=-1))
+
+    def _moments(self, scatter: Array) -> tuple[Float[Array, "K Q Q"], Float[Array, "K D Q"], Float[Array, "K D"]]:
+        """Those of u u^T, r u^T and r^2."""
+        q = self.n_factors
+        return _symmetric(scatter[:, :q, :q]), scatter[:, q:, :q], scatter[:, q:, q]
 
     def recentre(self, lens: Array | None, count: Array, shift: Float[Array, "K D"], second: Array) -> Array:
         moved = second - self.second_moment(lens, count[:, None], shift[:, :, None])
@@ -263,8 +268,7 @@ class FactorAnalyzers(Structure):
     ) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
         assert lens is not None
         _, loadings, scale = self._split(lens)
-        residual, square = _parts(scatter / jnp.where(count > 0, count, 1)[:, None, None])
-        known = contract("kdq,kdr->kqr", loadings, residual)
+        known, residual, square = self._moments(scatter / jnp.where(count > 0, count, 1)[:, None, None])
         variance = square + 2 * jnp.sum(loadings * residual, axis=-1) + _form(loadings, known)  # of r + Psi^-1/2 L u
         return variance / scale[..., 0] ** 2, count
 
@@ -275,7 +279,9 @@ class FactorAnalyzers(Structure):
         cross = scale * cross
         total = scale[..., 0] ** 2 * jnp.diagonal(dense, axis1=-2, axis2=-1)
         square = total - 2 * jnp.sum(loadings * cross, axis=-1) + _form(loadings, known)
-        return _joined(cross - contract("kdq,kqr->kdr", loadings, known), jnp.maximum(square, 0))
+        residual = cross - contract("kdq,kqr->kdr", loadings, known)
+        own = _joined(known, jnp.diagonal(known, axis1=-2, axis2=-1))
+        return jnp.concatenate([own, _joined(residual, jnp.maximum(square, 0))], axis=1)
 
     def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
         return cov
@@ -283,10 +289,10 @@ class FactorAnalyzers(Structure):
     def quadratic(self, factor: Array, scatter: Array) -> Float[Array, ""]:
         _, loadings, scale = self._split(factor)
         still, unit = lax.stop_gradient(loadings), lax.stop_gradient(scale)
-        residual, square = _parts(scatter)
+        _, residual, square = self._moments(scatter)
         # -d tr(Sigma^-1 W) = tr(dSigma Sigma^-1 W Sigma^-1), and Sigma^-1 (x - mu) = Psi^-1/2 r.
-        by_loadings = jnp.sum((3 * still - 2 * loadings * unit / scale) * residual)
-        return by_loadings + jnp.sum((2 - (unit / scale)[..., 0] ** 2) * square)
+        by_loadings = 2 * jnp.sum((still - loadings * unit / scale) * residual)
+        return jnp.sum(scatter[..., -1]) + by_loadings + jnp.sum((1 - (unit / scale)[..., 0] ** 2) * square)
 
     # The bound.
     def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
