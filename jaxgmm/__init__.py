@@ -17,11 +17,13 @@ from jaxgmm.posterior import Hyperparameters, Posterior
 from jaxgmm.priors import Prior, default_prior
 from jaxgmm.result import FitResult
 from jaxgmm.selection import Sweep, sweep
+from jaxgmm.structures import FactorAnalyzers
 from jaxgmm.sums import Statistics
 from jaxgmm.variational import VariationalResult, fit_variational, fit_variational_from
 
 __all__ = [
     "BootstrapTest",
+    "FactorAnalyzers",
     "FitResult",
     "GMMParams",
     "Hyperparameters",

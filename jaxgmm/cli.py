@@ -82,7 +82,9 @@ def fit(
     components: Annotated[
         str, typer.Option(help="A number of components; or a range, 1:9, or a list, 1,2,4, chosen from by BIC.")
     ] = "1:9",
-    covariance_type: Annotated[str, typer.Option(help="full, tied, diag, spherical, or one of mclust: EEV, ...")] = "full",
+    covariance_type: Annotated[
+        str, typer.Option(help="full, tied, diag, spherical, one of mclust: EEV, ...; or UUU-5, ...")
+    ] = "full",
     restarts: Annotated[int, typer.Option(help="Random starts; the likeliest end is kept.")] = 16,
     seed: Seed = 0,
     columns: Annotated[str | None, typer.Option(help="Columns to fit, separated by commas; all numeric ones without.")] = None,

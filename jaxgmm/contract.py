@@ -36,7 +36,7 @@ from jaxgmm import blocks
 from jaxgmm.numerics import apply_if, contract, divide_or_keep, sum_compensated, varying_with, weighted
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Full, Structure
-from jaxgmm.structures.base import Whitener
+from jaxgmm.structures.base import Expandable, Whitener
 from jaxgmm.sums import Statistics
 
 EXPANDED, WHITENED, CENTRED = range(3)
@@ -68,6 +68,7 @@ def deviations(means: Float[Array, "K D"], x: Float[Array, "D B"]) -> Float[Arra
 def moments(
     structure: Structure,
     means: Float[Array, "K D"],
+    lens: Array | None,
     samples: tuple[Array, ...],
     sample_weight: Array | None,
     assign: Callable[..., tuple[Array, Array]],
@@ -80,6 +81,7 @@ def moments(
     Args:
       structure: says which second moments are needed.
       means: mu_k, relative to ``centre``.
+      lens: what the structure looks through, see ``Structure.lens``.
       samples: X (N, D), and whatever else of shape (N, ...) ``assign`` needs.
       sample_weight: (N,) or None.
       assign: (diff, *further blocks) -> gamma (K, B) and log p(x) (B,).
@@ -102,7 +104,7 @@ def moments(
             jnp.sum(weight),
             jnp.sum(gamma, axis=-1),
             first,
-            structure.second_moment(gamma, diff),
+            structure.second_moment(lens, gamma, diff),
             weighted(weight, log_px),
         )
 
@@ -121,9 +123,9 @@ def mean_and_scatter(X: Array, weight: Float[Array, " N"]) -> tuple[Float[Array,
     # The moments are taken about a sample, so an offset of the data costs no digits.
     about = X[jnp.argmax(weight > 0)][None].astype(weight.dtype)
     about = jnp.where(jnp.isfinite(about), about, 0)
-    sums = moments(Full(), about, (X,), weight, all_to_one)
+    sums = moments(Full(), about, None, (X,), weight, all_to_one)
     shift = sums.first / jnp.maximum(sums.weight, jnp.finfo(weight.dtype).tiny)
-    return about[0] + shift[0], Full().recentre(sums.count, shift, sums.second)[0], sums.weight
+    return about[0] + shift[0], Full().recentre(None, sums.count, shift, sums.second)[0], sums.weight
 
 
 def expect(
@@ -157,17 +159,18 @@ def expect(
         return bayes(params.weights, log_gaussians(structure, whitener, diff))
 
     def centred(_: Statistics | None) -> Statistics:
-        return moments(structure, params.means, (X,), sample_weight, posterior, centre, block_size, n_lanes)
+        factor = whitener.factor
+        return moments(structure, params.means, factor, (X,), sample_weight, posterior, centre, block_size, n_lanes)
 
     n_lanes = jax.lax.axis_size(lanes) if lanes else 1
-    if safest or X.shape[0] * params.means.size * params.n_features < SMALL:
+    if safest or not isinstance(structure, Expandable) or X.shape[0] * params.means.size * params.n_features < SMALL:
         return centred(None)
-    form = safe_form(params, whitener, X.shape[0])
+    form = safe_form(structure, params, whitener, X.shape[0])
     if lanes:
         form = jax.lax.pmax(form, lanes)
 
     def expanded(whitened: bool, _: Statistics) -> Statistics:
-        return _expanded(params, whitener, whitened, X, sample_weight, bayes, centre, block_size, n_lanes)
+        return _expanded(structure, params, whitener, whitened, X, sample_weight, bayes, centre, block_size, n_lanes)
 
     forms: dict[int, Callable[[Statistics], Statistics]] = {EXPANDED: partial(expanded, False), CENTRED: centred}
     if structure.separate:
@@ -178,30 +181,31 @@ def expect(
     return sums
 
 
-def _nothing(structure: Structure, means: Float[Array, "K D"]) -> Statistics:
+def _nothing(structure: Expandable, means: Float[Array, "K D"]) -> Statistics:
     """The sums over no samples."""
     no_gamma, no_diff = (jax.ShapeDtypeStruct(shape, means.dtype) for shape in ((means.shape[0], 0), (*means.shape, 0)))
-    second = jax.eval_shape(structure.second_moment, no_gamma, no_diff)
+    second = jax.eval_shape(structure.second_moment, None, no_gamma, no_diff)
     zero, count = jnp.zeros((), means.dtype), jnp.zeros_like(means[:, 0])
     return Statistics(zero, count, jnp.zeros_like(means), jnp.zeros(second.shape, second.dtype), zero, zero)
 
 
-def safe_form(params: GMMParams, whitener: Whitener, n_samples: int) -> Integer[Array, ""]:
+def safe_form(structure: Expandable, params: GMMParams, whitener: Whitener, n_samples: int) -> Integer[Array, ""]:
     """The fastest form whose rounding stays within the budgets, from the mixture and the number of samples alone."""
-    quadratic, linear = params.structure.reach(whitener.factor, params.cov, params.means)
+    quadratic, linear = structure.reach(whitener.factor, params.cov, params.means)
     share = jnp.where(params.weights > 0, params.weights, 0)
     unit = jnp.finfo(params.means.dtype).eps / 2
     # The error is about twice the first at most, and 0.3 times the second.
     quadratic, linear = (unit * jnp.where(share > 0, size, 0) for size in (2 * quadratic, linear))
-    determined = share * n_samples >= params.structure.least_weight(params.n_features)  # the others are degenerate anyway
+    determined = share * n_samples >= structure.least_weight(params.n_features)  # the others are degenerate anyway
     mean, largest = jnp.sum(share * quadratic), jnp.max(jnp.where(determined, quadratic, 0))
     summable = jnp.maximum(mean, largest) <= SUMS_BUDGET
     expandable = summable & (mean <= BUDGET)
-    whitenable = summable & params.structure.separate & (jnp.sum(share * linear) <= BUDGET)
+    whitenable = summable & structure.separate & (jnp.sum(share * linear) <= BUDGET)
     return jnp.select([expandable, whitenable], [EXPANDED, WHITENED], CENTRED).astype(jnp.int32)
 
 
 def _expanded(
+    structure: Expandable,
     params: GMMParams,
     whitener: Whitener,
     whitened: bool,
@@ -213,7 +217,7 @@ def _expanded(
     n_lanes: int,
 ) -> Statistics:
     """``EXPANDED``, or ``WHITENED``."""
-    structure, means, factor = params.structure, params.means, whitener.factor
+    means, factor = params.means, whitener.factor
     n_components, n_features = means.shape
     volume = -0.5 * (n_features * math.log(2 * math.pi) + whitener.log_det)
     coefficients = structure.coefficients(factor, means)
@@ -242,8 +246,8 @@ def _expanded(
     # From moments about the centre to moments about the new means, and on to those about the old.
     new = divide_or_keep(first, count, means)
     shift = new - means
-    scatter = structure.recentre(count, new, second)
-    return Statistics(weight, count, count[:, None] * shift, structure.recentre(-count, shift, scatter), *log_likelihood)
+    scatter = structure.recentre(None, count, new, second)
+    return Statistics(weight, count, count[:, None] * shift, structure.recentre(None, -count, shift, scatter), *log_likelihood)
 
 
 def _fold(

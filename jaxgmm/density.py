@@ -127,7 +127,7 @@ def _sample(key: Array, params: GMMParams, n: int) -> tuple[Array, Array]:
     params = cast(params, float_dtype(params.means))
     which, where = jax.random.split(key)
     label = place(jax.random.uniform(which, (n,), params.weights.dtype), params.weights).astype(jnp.int32)
-    noise = jax.random.normal(where, (n, params.n_features), params.means.dtype)
+    noise = jax.random.normal(where, (n, params.structure.n_noise(params.n_features)), params.means.dtype)
     root = params.structure.root(params.cov)
 
     def draw(pair: tuple[Array, Array]) -> Array:

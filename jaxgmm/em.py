@@ -27,7 +27,7 @@ from jaxgmm import blocks, checks, contract
 from jaxgmm.contract import deviations, log_gaussians, moments
 from jaxgmm.numerics import contract as multiply
 from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted, weighted_quantile
-from jaxgmm.params import GMMParams, cast, mixture_centre, moved
+from jaxgmm.params import GMMParams, cast, lens_of, mixture_centre, moved
 from jaxgmm.priors import Prior, cast_prior, counts, pseudo_observations
 from jaxgmm.structures.base import Inner
 from jaxgmm.sums import Statistics
@@ -152,7 +152,7 @@ def _m_step(
     def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
         return gamma, jnp.zeros_like(gamma[0])
 
-    sums = moments(params.structure, params.means, (X, gamma), sample_weight, given)
+    sums = moments(params.structure, params.means, lens_of(params), (X, gamma), sample_weight, given)
     return maximise(params, sums, covariance_floor=covariance_floor, prior=prior)
 
 
@@ -307,11 +307,11 @@ def maximised(
 
     ``inner`` is that of ``Structure.estimate``; a prior sees the components that are ``used``.
     """
-    structure, count = params.structure, stats.count
+    structure, count, lens = params.structure, stats.count, lens_of(params)
     of_weight, of_cov = counts(prior, count, used)
     shift = divide_or_keep(stats.first, count, jnp.zeros_like(stats.first))
     means = params.means + shift  # eq. (7): the mean of x is the mean of x - mu, moved
-    scatter = structure.recentre(count, shift, stats.second)
+    scatter = structure.recentre(lens, count, shift, stats.second)
     cov = structure.estimate(of_cov, scatter, params.cov, floor, inner)  # eq. (8) within the family
     return GMMParams(of_weight / jnp.sum(of_weight), means, cov, structure)  # eqs. (10), (11): lambda = N
 
@@ -327,8 +327,9 @@ def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: Array
     if floor.ndim == 1:
         return floor
     shift = divide_or_keep(stats.first, stats.count, jnp.zeros_like(stats.first))
-    scatter = params.structure.recentre(stats.count, shift, stats.second)
-    variance, weight = params.structure.feature_variance(stats.count, scatter)
+    lens = lens_of(params)
+    scatter = params.structure.recentre(lens, stats.count, shift, stats.second)
+    variance, weight = params.structure.feature_variance(lens, stats.count, scatter)
     scale = weighted_quantile(variance, jnp.where(variance > 0, weight[:, None], 0), 0.25)
     means = params.means + shift
     share = (stats.count / jnp.sum(stats.count))[:, None]

@@ -139,7 +139,8 @@ def fit(
       X: (N, D) samples, in data units: floating (half precision is computed in float32), integer or boolean. float64 needs
         ``jax_enable_x64``; without it X is centred in float64 and then rounded to float32.
       n_components: K.
-      covariance_type: "full", "tied", "diag" or "spherical".
+      covariance_type: "full", "tied", "diag" or "spherical", another of mclust's families by its letters, or
+        ``FactorAnalyzers`` where features are many.
       n_restarts: R, starts from different keys; a given start implies one.
       init: a method of ``initialise`` by name, (N,) labels counted from 0, or (N, K) responsibilities.
       sample_weight: (N,) weights: zero is absent, two is seen twice. They count as samples when a component is judged
@@ -173,7 +174,7 @@ def fit(
     n_samples, n_features = data.X.shape
     n_components = checks.check_n_components(n_components, checks.n_present(sample_weight, n_samples))
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
-    structure = get_structure(covariance_type)
+    structure = get_structure(covariance_type, n_features)
     start: Any = None
     if isinstance(init, str):
         checks.check_choice("init", init, METHODS)

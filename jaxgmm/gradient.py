@@ -224,7 +224,7 @@ def q_function(params: GMMParams, sums: Statistics) -> Array:
     structure = params.structure
     whitener = structure.whitener(params.cov, params.n_components, params.n_features)
     still = lax.stop_gradient(whitener.factor)
-    scatter = structure.recentre(sums.count, jnp.zeros_like(sums.first), sums.second)
+    scatter = structure.recentre(still, sums.count, jnp.zeros_like(sums.first), sums.second)
     by_mean = structure.whiten(still, params.means[:, :, None]) * structure.whiten(still, sums.first[:, :, None])
     by_weight = jnp.sum(sums.count * (jnp.log(params.weights) - whitener.log_det / 2))
     return by_weight - structure.quadratic(whitener.factor, scatter) / 2 + jnp.sum(by_mean)

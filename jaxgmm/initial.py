@@ -19,7 +19,7 @@ from jaxgmm.contract import moments
 from jaxgmm.em import maximise
 from jaxgmm.hierarchy import ward
 from jaxgmm.numerics import evenly, float_dtype, place, samples_per_weight, varying_with
-from jaxgmm.params import GMMParams
+from jaxgmm.params import GMMParams, lens_of
 from jaxgmm.structures import Structure, get_structure
 
 START_FLOOR, GIVEN_FLOOR = 1e-3, 1e-6
@@ -85,7 +85,7 @@ def initialise(
     X = checks.check_samples(X)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     n_components = checks.check_n_components(n_components, checks.n_present(sample_weight, X.shape[0]))
-    structure = get_structure(covariance_type)
+    structure = get_structure(covariance_type, X.shape[1])
     given: Any = None
     if not isinstance(method, str):
         name, given = "given", checks.check_init("method", method, X.shape[0], n_components)
@@ -155,7 +155,7 @@ def from_clusters(
         member = label[None] == jnp.arange(n_components, dtype=label.dtype)[:, None]
         return member.astype(diff.dtype), jnp.zeros_like(diff[0, 0])
 
-    sums = moments(structure, about.means, (X, clusters.label), weight, hard, n_lanes=LANES_MEANT)
+    sums = moments(structure, about.means, lens_of(about), (X, clusters.label), weight, hard, n_lanes=LANES_MEANT)
     return maximise(about, sums, covariance_floor=START_FLOOR)
 
 
@@ -174,9 +174,10 @@ def from_responsibilities(
     def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
         return gamma, jnp.zeros_like(gamma[0])
 
-    rough = maximise(single, moments(structure, single.means, (X, gamma), weight, given))
-    about = GMMParams(single.weights, rough.means, single.cov, structure)
-    return maximise(about, moments(structure, about.means, (X, gamma), weight, given), covariance_floor=covariance_floor)
+    lens = lens_of(single)
+    rough = maximise(single, moments(structure, single.means, lens, (X, gamma), weight, given))
+    about = replace(single, means=rough.means)
+    return maximise(about, moments(structure, about.means, lens, (X, gamma), weight, given), covariance_floor=covariance_floor)
 
 
 def looked_at(
@@ -240,8 +241,7 @@ def alike(
     """Components of equal weight, as far as they are in use, with the same mean and covariance."""
     used = (jnp.arange(n_components, dtype=jnp.int32) < n_used).astype(mean.dtype)
     weights = used / jnp.sum(used)
-    dense = jnp.repeat(cov[None], n_components, axis=0)
-    return GMMParams(weights, jnp.repeat(mean[None], n_components, axis=0), structure.from_dense(weights, dense), structure)
+    return GMMParams(weights, jnp.repeat(mean[None], n_components, axis=0), structure.alike(weights, cov), structure)
 
 
 def subsample(X: Shaped[Array, "N D"], weight: Float[Array, " N"], n: int) -> tuple[Float[Array, "n D"], Float[Array, " n"]]:

@@ -15,7 +15,7 @@ from safetensors.numpy import save as to_bytes
 
 from jaxgmm.checks import check_params
 from jaxgmm.params import GMMParams
-from jaxgmm.structures import STRUCTURES, Structure
+from jaxgmm.structures import KNOWN, Structure, get_structure, is_name
 
 FORMAT, VERSION = "jaxgmm", "1"
 FIELDS = ("weights", "means", "cov")
@@ -107,15 +107,15 @@ def _read(path: str | PathLike[str]) -> tuple[GMMParams, dict[str, str]]:
                 raise ValueError(
                     f"{path} is of format version {header.get('version')}; this jaxgmm reads {VERSION}. Upgrade it."
                 )
-            if header.get("structure") not in STRUCTURES or set(file.keys()) != set(FIELDS):
+            if not is_name(header.get("structure")) or set(file.keys()) != set(FIELDS):
                 raise ValueError(
                     f"{path} holds {sorted(file.keys())} of structure {header.get('structure')!r}; "
-                    f"expected {sorted(FIELDS)} of one of {', '.join(STRUCTURES)}."
+                    f"expected {sorted(FIELDS)} of one of {KNOWN}."
                 )
             weights, means, cov = (file.get_tensor(name) for name in FIELDS)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is truncated ({error}). Save the mixture again.") from None
-    return _checked(weights, means, cov, STRUCTURES[header["structure"]], str(path)), header
+    return _checked(weights, means, cov, get_structure(header["structure"]), str(path)), header
 
 
 def to_dict(params: GMMParams) -> dict[str, Any]:
@@ -161,21 +161,25 @@ def from_dict(numbers: Mapping[str, Any]) -> GMMParams:
     >>> jaxgmm.from_dict(jaxgmm.to_dict(params)).cov.tolist()
     [[[2.0]]]
     """
-    expected = {"format": [FORMAT], "version": [VERSION], "structure": list(STRUCTURES), "dtype": ["float32", "float64"]}
-    for name, choices in expected.items():
-        if numbers.get(name) not in choices:
+    expected = {"format": [FORMAT], "version": [VERSION], "dtype": ["float32", "float64"]}
+    known = {name: numbers.get(name) in choices for name, choices in expected.items()}
+    known["structure"] = is_name(numbers.get("structure"))
+    for name, sound in known.items():
+        if not sound:
+            choices = expected.get(name, KNOWN)
             raise ValueError(f"{name!r} must be one of {choices}; got {numbers.get(name)!r}. Write the mixture with to_dict.")
     try:
         weights, means, cov = (np.asarray(numbers[name], numbers["dtype"]) for name in FIELDS)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{', '.join(FIELDS)} must be nested lists of numbers ({error!r}).") from None
-    return _checked(weights, means, cov, STRUCTURES[numbers["structure"]], "the dictionary")
+    return _checked(weights, means, cov, get_structure(numbers["structure"]), "the dictionary")
 
 
 def _check_known(params: GMMParams) -> None:
     check_params(params)
-    if STRUCTURES.get(params.structure.name) != params.structure:
-        raise ValueError(f"params is {params.structure}, which load does not know; it knows {', '.join(STRUCTURES)}.")
+    name = params.structure.name
+    if not is_name(name) or get_structure(name) != params.structure:
+        raise ValueError(f"params is {params.structure}, which load does not know; it knows {KNOWN}.")
 
 
 def _checked(weights: np.ndarray, means: np.ndarray, cov: np.ndarray, structure: Structure, source: str) -> GMMParams:

@@ -106,9 +106,9 @@ def fit_many(
     checks.refuse_trace("fit_many", advice, key, X, sample_weight)
     n_components = checks.check_int("n_components", n_components, 1)
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
-    structure = get_structure(covariance_type)
     checks.check_choice("init", init, METHODS)
     sets, weights = _sets(X, sample_weight, groups)
+    structure = get_structure(covariance_type, sets[0].shape[1])
     options = check_options(sets[0], tol, max_iter, covariance_floor, accelerate, trace)
     checks.refuse_trace("fit_many", advice, options)
     floor, tol, passes, accelerate, trace = options

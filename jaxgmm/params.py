@@ -26,7 +26,8 @@ class GMMParams:
       weights: (K,) pi_k, non-negative, of sum one, eqs. (2) and (3).
       means: (K, D) mu_k, data units.
       cov: the covariances in squared data units, stored as the structure stores them: (K, D, D) full, (D, D) tied,
-        (K, D) diag, (K,) spherical; of the other families each says so itself. ``covariances`` is (K, D, D) for all.
+        (K, D) diag, (K,) spherical, (K, D, Q + 1) ``FactorAnalyzers``; of the other families each says so itself.
+        ``covariances`` is (K, D, D) for all.
       structure: static; how ``cov`` is to be read. Under ``vmap`` the arrays have leading axes more.
 
     >>> import jax.numpy as jnp
@@ -63,7 +64,7 @@ class GMMParams:
           covariances: (K, D, D) positive definite, squared data units, whatever the structure. A narrower structure takes the
             likeliest member of its family: the diagonal, the mean of the diagonal, the average over components, ...
           covariance_type: name of the structure: one of mclust's fourteen (EII to VVV), or full (VVV), tied (EEE),
-            diag (VVI), spherical (VII).
+            diag (VVI), spherical (VII); or ``FactorAnalyzers``.
 
         Returns:
           The mixture, in the dtype of ``means``.
@@ -76,12 +77,12 @@ class GMMParams:
         >>> GMMParams.from_moments([1, 3], [[0.0], [1.0]], [[[1.0]], [[1.0]]]).weights.tolist()
         [0.25, 0.75]
         """
-        structure = get_structure(covariance_type)
         arrays = [check_array(n, v) for n, v in (("weights", weights), ("means", means), ("covariances", covariances))]
         w, mu, sigma = arrays
         if mu.ndim != 2 or 0 in mu.shape:
             raise ValueError(f"means must have shape (K, D); got {mu.shape}.")
         n_components, n_features = mu.shape
+        structure = get_structure(covariance_type, n_features)
         if w.shape != (n_components,):
             raise ValueError(f"weights must have shape ({n_components},), one a component; got {w.shape}.")
         if sigma.shape != (n_components, n_features, n_features):
@@ -123,6 +124,11 @@ def moved(params: GMMParams, offset: Float[Array, " D"]) -> GMMParams:
     return replace(params, means=params.means + offset[None])
 
 
+def lens_of(params: GMMParams) -> Array | None:
+    """What the sums are taken through under this mixture, see ``Structure.lens``."""
+    return params.structure.lens(params.cov, params.n_components, params.n_features)
+
+
 def mixture_centre(params: GMMParams) -> Float[Array, " D"]:
     """What to subtract from samples so that those of every component keep their digits: see ``best_centre``."""
     return best_centre(params.means, digits_needed(params))
@@ -151,7 +157,7 @@ def covariances(params: GMMParams) -> Array:
     """Covariances as full matrices, whatever the structure.
 
     Sigma_k for full, Sigma for tied, diag(sigma_k1^2 ... sigma_kD^2) for diag, sigma_k^2 times the identity for spherical,
-    R_k R_k^T for those that store roots (EVE, VVE, EEV, VEV).
+    R_k R_k^T for those that store roots (EVE, VVE, EEV, VEV), L_k L_k^T + Psi_k for factor analysers.
 
     Args:
       params: a mixture of K components in D dimensions.
@@ -175,7 +181,8 @@ def n_free_parameters(params: GMMParams) -> int:
     """Free parameters of the mixture, m = K - 1 + K D + c: weights, means, and those of the covariances.
 
     c = K D (D + 1) / 2 for full, D (D + 1) / 2 for tied, K D for diag, K for spherical. Of mclust's families in general: one
-    volume or K, D - 1 of shape once or K times, D (D - 1) / 2 of orientation never, once or K times.
+    volume or K, D - 1 of shape once or K times, D (D - 1) / 2 of orientation never, once or K times. Of factor analysers:
+    D Q - Q (Q - 1) / 2 of loadings and D or 1 of noise, once or K times each, but no more than the covariances themselves have.
 
     Args:
       params: a mixture of K components in D dimensions.

@@ -142,7 +142,9 @@ def absorbed(
     shift = jnp.where(seen[:, None], sums.first / jnp.where(seen, count, 1)[:, None], 0)
     shrinkage = prior.shrinkage + count
     away = means + shift - prior.mean[None]
-    scatter = structure.recentre(-(prior.shrinkage * count / shrinkage), away, structure.recentre(count, shift, sums.second))
+    scatter = structure.recentre(
+        None, -(prior.shrinkage * count / shrinkage), away, structure.recentre(None, count, shift, sums.second)
+    )
     scatter = jnp.broadcast_to(prior.scale, scatter.shape) + scatter
     mass = count if structure.by_component else jnp.sum(count)
     dof = prior.dof + mass
@@ -193,7 +195,7 @@ def from_prior(posterior: Posterior, whitener: Whitener) -> tuple[Float[Array, "
     white = structure.whiten(whitener.factor, (posterior.means - prior.mean[None])[:, :, None])
     shapes = (posterior.n_components, 0), (*posterior.means.shape, 0)
     no_gamma, no_diff = (jax.ShapeDtypeStruct(shape, posterior.cov.dtype) for shape in shapes)
-    like_moments = jax.eval_shape(structure.second_moment, no_gamma, no_diff).shape
+    like_moments = jax.eval_shape(structure.second_moment, None, no_gamma, no_diff).shape
     scatter = jnp.broadcast_to(prior.scale, like_moments)
     return structure.quadratic(whitener.factor, scatter), prior.shrinkage * jnp.sum(white * white)
 
@@ -222,7 +224,7 @@ def gain(old: Posterior, new: Posterior, whiteners: tuple[Whitener, Whitener], s
     """sum_nk gamma_nk (E_new - E_old) ln(pi_k N(x_n | mu_k, Sigma_k)) under the responsibilities of ``sums``, which are those
     that ``new`` has counted, about the old means."""
     structure = old.structure
-    scatter = structure.recentre(sums.count, jnp.zeros_like(sums.first), sums.second)
+    scatter = structure.recentre(None, sums.count, jnp.zeros_like(sums.first), sums.second)
     before = structure.quadratic(whiteners[0].factor, scatter)
     after = old.n_features * jnp.sum(new.dof) - sum(from_prior(new, whiteners[1]))
     each = log_joint(new) - log_joint(old) - (whiteners[1].log_det - whiteners[0].log_det) / 2

@@ -108,7 +108,7 @@ def default_prior(
     X = checks.check_samples(X)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     n_components = checks.check_int("n_components", n_components, 1)
-    structure = get_structure(covariance_type)
+    structure = get_structure(covariance_type, X.shape[1])
     n_features, dtype = X.shape[1], float_dtype(X)
     checks.check_concentration(concentration)
     numbers = {"shrinkage": shrinkage, "dof": n_features + 2 if dof is None else dof, "concentration": concentration}
@@ -147,7 +147,8 @@ def pseudo_observations(prior: Prior, params: GMMParams, used: Float[Array, " K"
     second = structure.as_second_moment(dense, whitener)
     log_weights = jnp.where(prior.weight > 0, prior.weight * jnp.log(jnp.where(used > 0, params.weights, 1)), 0)
     log_density = jnp.sum(log_weights) - contract("k,k->", prior.count * used, whitener.log_det) / 2
-    log_density = log_density - structure.quadratic(whitener.factor, second) / 2
+    still = structure.as_second_moment(dense, jax.lax.stop_gradient(whitener))  # what is seen through a lens moves with it
+    log_density = log_density - structure.quadratic(whitener.factor, still) / 2
     zero = jnp.zeros_like(log_density)
     return Statistics(zero, pull, pull[:, None] * away, second, log_density, zero)
 

@@ -253,7 +253,7 @@ def _grid(
     if not counts or len(set(counts)) < len(counts):
         raise ValueError(f"n_components must be different numbers, at least one; got {counts}.")
     several = [covariance_type] if isinstance(covariance_type, (str, Structure)) else list(covariance_type)
-    structures = [get_structure(one) for one in several]
+    structures = [get_structure(one, n_features) for one in several]
     if not structures:
         raise ValueError("covariance_type must name at least one structure.")
     priors = list(prior) if isinstance(prior, (list, tuple)) else [prior]

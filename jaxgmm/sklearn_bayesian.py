@@ -388,7 +388,7 @@ def _estimated(
     def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
         return gamma, jnp.zeros_like(gamma[0])
 
-    sums = contract.moments(structure, means, (X, gamma), weight, given)
+    sums = contract.moments(structure, means, None, (X, gamma), weight, given)
     return absorbed(means, sums, prior, structure, kind, noise)
 
 

@@ -23,7 +23,8 @@ class Statistics:
       count: (K,) N_k = sum_n w_n gamma(z_nk), in samples.
       first: (K, D) sum_n w_n gamma(z_nk) (x_n - mu_k), data units.
       second: sum_n w_n gamma(z_nk) (x_n - mu_k)(x_n - mu_k)^T, squared data units, as much of it as the structure needs:
-        (K, D, D) full, (D, D) tied, (K, D) diag and spherical.
+        (K, D, D) full, (D, D) tied, (K, D) diag and spherical; (K, Q + D, Q + 1) of factor analysers: of factors u and
+        what they leave, r, sum_n w_n gamma(z_nk) (u_n, r_n) u_n^T and the squares of (u_n, r_n), numbers without unit.
       log_likelihood: () eq. (6), nats. Zero where responsibilities were given instead of computed.
       lost: () nats that rounding lost in ``log_likelihood``: the gain of a step is smaller than one rounding of the sum.
 

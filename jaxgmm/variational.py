@@ -348,16 +348,17 @@ def counted(
     structure, count = start.structure, sums.count
     shift = jnp.where(count[:, None] > 0, sums.first / jnp.where(count > 0, count, 1)[:, None], 0)
     mean = jnp.sum(count[:, None] * (start.means + shift), axis=0) / sums.weight
-    total = structure.recentre(-count, start.means + shift - mean[None], structure.recentre(count, shift, sums.second))
+    scatter = structure.recentre(None, count, shift, sums.second)
+    total = structure.recentre(None, -count, start.means + shift - mean[None], scatter)
     if structure.by_component:
         total = jnp.sum(total, axis=0, keepdims=True)
     n = jnp.maximum(sums.weight * per_weight, 2)
-    variance = structure.feature_variance(sums.weight[None], total)[0][0]
+    variance = structure.feature_variance(None, sums.weight[None], total)[0][0]
     varies = variance > 0
     typical = jnp.sum(variance) / jnp.maximum(jnp.sum(varies), 1).astype(n.dtype)
     variance = jnp.where(varies, variance, jnp.where(typical > 0, typical, 1))
     apart = jnp.diag(jnp.sqrt(SCALE_RIDGE * variance))[None]  # as many samples as features, one along each
-    total = total / sums.weight * (n / (n - 1)) + structure.second_moment(jnp.ones_like(apart[:, 0]), apart)
+    total = total / sums.weight * (n / (n - 1)) + structure.second_moment(None, jnp.ones_like(apart[:, 0]), apart)
     scale = stored(structure, total)
     found = Hyperparameters(
         jnp.full_like(n, 1 / start.n_components),

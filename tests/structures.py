@@ -9,7 +9,9 @@ from jaxgmm.structures import CLASSICS, STRUCTURES
 
 NAMES = list(CLASSICS)
 FAMILIES = [name for name in STRUCTURES if name not in NAMES]
-EVERY = [*NAMES, "VVE", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "VVE")]
+FACTORS = ["UUC-1", "UUU-1", "UCU-1", "UCC-1", "CUU-1", "CUC-1", "CCU-1", "CCC-1"]
+QUICK = [*NAMES, "VVE", "UUC-1"]
+EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in [*FAMILIES, *FACTORS] if name not in QUICK)]
 N, D, K = 23, 2, 3
 
 

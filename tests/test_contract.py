@@ -36,7 +36,7 @@ def sums(params, X, form):
 
 
 def chosen(params):
-    return int(contract.safe_form(params, params.structure.whitener(params.cov, K, D), N))
+    return int(contract.safe_form(params.structure, params, params.structure.whitener(params.cov, K, D), N))
 
 
 FORMS = [(name, form) for name in NAMES for form in range(3) if name == "full" or form != contract.WHITENED]
@@ -65,7 +65,7 @@ def test_features_stand_for_the_quadratic_form_and_the_moments(name, n_features)
     count, first, second = structure.unpack(structure.sum_features(gamma, features), n_features)
     np.testing.assert_allclose(count, np.sum(gamma, axis=1), rtol=1e-5)
     np.testing.assert_allclose(first, gamma @ x.T, rtol=1e-4, atol=1e-4)
-    expected = structure.second_moment(gamma, deviations(jnp.zeros_like(params.means), x))
+    expected = structure.second_moment(None, gamma, deviations(jnp.zeros_like(params.means), x))
     np.testing.assert_allclose(second, expected, rtol=1e-4, atol=1e-4)
 
 

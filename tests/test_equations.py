@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import multivariate_normal
-from structures import NAMES, D, K, N, random_gamma, random_mixture, random_samples, random_weight
+from structures import FACTORS, NAMES, D, K, N, random_gamma, random_mixture, random_samples, random_weight
 
 import jaxgmm
 from jaxgmm import em
@@ -181,7 +181,7 @@ def test_gradient_in_x_and_second_order(X):
 
 def test_free_parameters_are_the_rank_of_the_family():
     """The Jacobian of the moments in the parameters has as many dimensions as n_free_parameters counts."""
-    for name in STRUCTURES:
+    for name in [*STRUCTURES, *FACTORS, "UUU-2", "UCU-2", "CUU-2"]:
         params = random_mixture(name, d=3)
         unit = jnp.ones(3, params.means.dtype)
 

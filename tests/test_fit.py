@@ -441,7 +441,7 @@ def test_factors_and_eigenvalues_do_not_wait_for_each_other():
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True, timeout=200)
 
 
-@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("name", [*STRUCTURES, "UUU-1", "CUC-1", "CCU-1"])
 def test_a_component_is_narrower_than_a_share_of_the_pooled_covariance(name, x64):
     """Against the smallest eigenvalue in the metric of the pooled covariance."""
     mixture = random_mixture(name)

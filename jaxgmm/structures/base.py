@@ -2,7 +2,8 @@
 
 A structure is a frozen dataclass without arrays; its arrays sit in ``GMMParams.cov``, and every method is a pure function
 of them. ``Dense`` structures store D x D matrices, ``Diagonal`` ones variances. A new structure derives from one of the
-two, defines what differs (above all ``estimate``), and takes a row in the table of ``structures/__init__.py``.
+two, defines what differs (above all ``estimate``), and takes a row in the table of ``structures/__init__.py``. One that stores
+something else derives from ``Structure`` itself.
 
 Shapes: diff (K, D, B) samples minus means, feature-major; gamma (K, B); count (K,); shift (K, D) new means minus old.
 """
@@ -38,7 +39,7 @@ class Inner(enum.IntEnum):
 class Whitener(NamedTuple):
     """What turns ``x - mu_k`` into standard normal coordinates, and the volume that takes."""
 
-    factor: Array  # per structure
+    factor: Array  # per structure; a leading axis of K where ``cov`` has one
     log_det: Array  # (K,), ln |Sigma_k|
 
 
@@ -46,13 +47,13 @@ class Whitener(NamedTuple):
 class Structure(abc.ABC):
     """A family of covariances Sigma_1 ... Sigma_K."""
 
-    name: ClassVar[str]
-
-    separate: ClassVar[bool] = False
-    """Has each component a matrix of its own? Then whitening all at once is worth a form of its own: ``contract.WHITENED``."""
-
     by_component: ClassVar[bool] = True
     """Has ``cov`` a leading axis of components?"""
+
+    @property
+    @abc.abstractmethod
+    def name(self) -> str:
+        """What ``get_structure`` knows it by."""
 
     # The family.
     @abc.abstractmethod
@@ -72,6 +73,10 @@ class Structure(abc.ABC):
     @abc.abstractmethod
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         """Shape of ``cov``."""
+
+    def least_features(self) -> int:
+        """Features without which the family does not exist."""
+        return 1
 
     @abc.abstractmethod
     def n_free(self, n_components: int, n_features: int) -> int:
@@ -93,10 +98,9 @@ class Structure(abc.ABC):
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         """The member nearest to full matrices, as ``estimate`` would take it from their samples."""
 
-    @abc.abstractmethod
-    def lacking(self, n_features: int) -> np.ndarray:
-        """Under a Wishart prior on the precisions |Lambda| is a product of chi-squared variables: what each lacks in degrees of
-        freedom, one for all features or one a feature. Only of ``CLASSICS``, which have a conjugate prior."""
+    def alike(self, weights: Float[Array, " K"], dense: Float[Array, "D D"]) -> Array:
+        """``from_dense`` of one matrix for all components."""
+        return self.from_dense(weights, jnp.broadcast_to(dense, (len(weights), *dense.shape)))
 
     # The density.
     @abc.abstractmethod
@@ -104,56 +108,44 @@ class Structure(abc.ABC):
         """Factor the covariances."""
 
     @abc.abstractmethod
-    def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K D B"]:
-        """Standard normal coordinates of ``diff``."""
+    def whiten(self, factor: Array, diff: Float[Array, "K D B"]) -> Float[Array, "K _ B"]:
+        """W_k diff with W_k^T W_k = Sigma_k^-1: coordinates whose squares add up to the Mahalanobis distance."""
 
     @abc.abstractmethod
     def root(self, cov: Array) -> Array:
         """The factor R with Sigma = R R^T that ``colour`` takes."""
 
+    def n_noise(self, n_features: int) -> int:
+        """Columns of R."""
+        return n_features
+
     @abc.abstractmethod
-    def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
+    def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " _"]) -> Float[Array, " D"]:
         """R_label noise: standard normal noise given the covariance of component ``label``."""
 
-    # The fast form: about one centre that all components share, the density is linear in a few features of a sample, products
-    # of coordinates of (x, 1), so that one large multiplication serves all components, and a second one gives the sums.
-    @abc.abstractmethod
-    def features(self, factor: Array, x: Float[Array, "D B"]) -> tuple[Float[Array, "_ B"], ...]:
-        """What the density is linear in, and the sums, but for what ``sum_features`` adds."""
+    # The sums. What a family sees of the samples may depend on the covariances under which it looks: then there is a lens.
+    def lens(self, cov: Array, n_components: int, n_features: int) -> Array | None:
+        """The whitener's factor, if the sums are taken through it."""
+        return None
 
     @abc.abstractmethod
-    def coefficients(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K _"], ...]:
-        """-(x - mu_k)^T P_k (x - mu_k) / 2 in terms of the features."""
-
-    def sum_features(self, gamma: Float[Array, "K B"], features: tuple[Array, ...]) -> tuple[Array, ...]:
-        """Sum over the block of gamma times the features."""
-        return tuple(contract("fb,kb->fk", block, gamma) for block in features)  # the long side first: twice as fast on a CPU
-
-    @abc.abstractmethod
-    def unpack(self, sums: tuple[Array, ...], n_features: int) -> tuple[Float[Array, " K"], Float[Array, "K D"], Array]:
-        """Summed features as N_k, the sum of gamma x, and second moments about the shared centre."""
-
-    @abc.abstractmethod
-    def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
-        """How large the terms are that cancel, with s^2 = diag Sigma_k + mu_k^2: |W_k mu_k|^2 + D and the Frobenius norm of
-        s_i P_ij s_j together, and | |W_k| s |."""
-
-    # The sums.
-    @abc.abstractmethod
-    def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Array:
+    def second_moment(self, lens: Array | None, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Array:
         """Sum over the block of gamma diff diff^T, as much of it as the family needs."""
 
     @abc.abstractmethod
-    def recentre(self, count: Array, shift: Float[Array, "K D"], second: Array) -> Array:
+    def recentre(self, lens: Array | None, count: Array, shift: Float[Array, "K D"], second: Array) -> Array:
         """Second moments about the old means moved to the new means: the scatter."""
 
     @abc.abstractmethod
-    def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "J D"], Float[Array, " J"]]:
+    def feature_variance(
+        self, lens: Array | None, count: Array, scatter: Array
+    ) -> tuple[Float[Array, "J D"], Float[Array, " J"]]:
         """Variance of each feature within each component, and their weights; a pooled structure has one row."""
 
     @abc.abstractmethod
     def quadratic(self, factor: Array, scatter: Array) -> Float[Array, ""]:
-        """sum_k tr(Sigma_k^-1 W_k) of scatters W_k, stored as ``recentre`` gives them."""
+        """sum_k tr(Sigma_k^-1 W_k) of scatters W_k, stored as ``recentre`` gives them; if seen through a lens, to first order
+        in what ``factor`` differs from it."""
 
     # A prior on the covariances.
     @abc.abstractmethod
@@ -171,10 +163,16 @@ class Structure(abc.ABC):
     def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
         """The scale of a prior for data of this covariance."""
 
+    def lacking(self, n_features: int) -> np.ndarray:
+        """Under a Wishart prior on the precisions |Lambda| is a product of chi-squared variables: what each lacks in degrees of
+        freedom, one for all features or one a feature. Only of ``CLASSICS``, whose prior is conjugate."""
+        return np.arange(n_features)
+
     # The bound.
     @abc.abstractmethod
     def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
-        """A member with Sigma_k - diag(floor) positive semidefinite, or, of principal axes, as wide as the floor along each.
+        """A member with Sigma_k - diag(floor) positive semidefinite, or, of principal axes, as wide as the floor along each,
+        or, of factors, with at least the floor as noise.
 
         From the unbounded maximum of a family with a closed form it is the likeliest.
 
@@ -203,11 +201,40 @@ class Structure(abc.ABC):
         """The way back."""
 
 
-class Dense(Structure):
-    """Covariances stored as matrices: (K, D, D), or (D, D) where they are shared."""
+class Expandable(Structure):
+    """A family with the fast forms of ``contract``.
 
-    def lacking(self, n_features: int) -> np.ndarray:
-        return np.arange(n_features)
+    About one centre that all components share, the density is linear in a few features of a sample, products of coordinates of
+    (x, 1), so that one large multiplication serves all components, and a second one gives the sums.
+    """
+
+    separate: ClassVar[bool] = False
+    """Has each component a matrix of its own? Then whitening all at once is worth a form of its own: ``contract.WHITENED``."""
+
+    @abc.abstractmethod
+    def features(self, factor: Array, x: Float[Array, "D B"]) -> tuple[Float[Array, "_ B"], ...]:
+        """What the density is linear in, and the sums, but for what ``sum_features`` adds."""
+
+    @abc.abstractmethod
+    def coefficients(self, factor: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, "K _"], ...]:
+        """-(x - mu_k)^T P_k (x - mu_k) / 2 in terms of the features."""
+
+    def sum_features(self, gamma: Float[Array, "K B"], features: tuple[Array, ...]) -> tuple[Array, ...]:
+        """Sum over the block of gamma times the features."""
+        return tuple(contract("fb,kb->fk", block, gamma) for block in features)  # the long side first: twice as fast on a CPU
+
+    @abc.abstractmethod
+    def unpack(self, sums: tuple[Array, ...], n_features: int) -> tuple[Float[Array, " K"], Float[Array, "K D"], Array]:
+        """Summed features as N_k, the sum of gamma x, and second moments about the shared centre."""
+
+    @abc.abstractmethod
+    def reach(self, factor: Array, cov: Array, means: Float[Array, "K D"]) -> tuple[Float[Array, " K"], Float[Array, " K"]]:
+        """How large the terms are that cancel, with s^2 = diag Sigma_k + mu_k^2: |W_k mu_k|^2 + D and the Frobenius norm of
+        s_i P_ij s_j together, and | |W_k| s |."""
+
+
+class Dense(Expandable):
+    """Covariances stored as matrices: (K, D, D), or (D, D) where they are shared."""
 
     def variances(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D"]:
         return jnp.broadcast_to(jnp.diagonal(cov, axis1=-2, axis2=-1), (n_components, n_features))
@@ -258,7 +285,7 @@ class Dense(Structure):
         return each(exp_cholesky, free, unit)
 
 
-class Diagonal(Structure):
+class Diagonal(Expandable):
     """Covariances without correlation, stored as variances."""
 
     def lacking(self, n_features: int) -> np.ndarray:
@@ -290,13 +317,15 @@ class Diagonal(Structure):
     def unpack(self, sums: tuple[Array, ...], n_features: int) -> tuple[Array, Array, Float[Array, "K D"]]:
         return sums[0][-1], sums[0][n_features:-1].T, sums[0][:n_features].T
 
-    def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Float[Array, "K D"]:
+    def second_moment(self, lens: Array | None, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Float[Array, "K D"]:
         return jnp.sum(gamma[:, None, :] * diff * diff, axis=-1)
 
-    def recentre(self, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "K D"]:
+    def recentre(self, lens: Array | None, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "K D"]:
         return jnp.maximum(second - count[:, None] * shift * shift, 0)
 
-    def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+    def feature_variance(
+        self, lens: Array | None, count: Array, scatter: Array
+    ) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
         return scatter / jnp.where(count > 0, count, 1)[:, None], count
 
     def quadratic(self, factor: Array, scatter: Float[Array, "K D"]) -> Float[Array, ""]:

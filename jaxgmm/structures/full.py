@@ -86,14 +86,18 @@ class Full(Dense):
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         return contract("ij,j->i", root[label], noise)
 
-    def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Float[Array, "K D D"]:
+    def second_moment(
+        self, lens: Array | None, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]
+    ) -> Float[Array, "K D D"]:
         return contract("kib,kjb->kij", gamma[:, None, :] * diff, diff)
 
-    def recentre(self, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "K D D"]:
+    def recentre(self, lens: Array | None, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "K D D"]:
         scatter = second - count[:, None, None] * shift[:, :, None] * shift[:, None, :]
         return (scatter + jnp.swapaxes(scatter, -1, -2)) / 2
 
-    def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
+    def feature_variance(
+        self, lens: Array | None, count: Array, scatter: Array
+    ) -> tuple[Float[Array, "K D"], Float[Array, " K"]]:
         diagonal = jnp.diagonal(scatter, axis1=-2, axis2=-1)
         return diagonal / jnp.where(count > 0, count, 1)[:, None], count
 

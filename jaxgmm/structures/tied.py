@@ -67,10 +67,10 @@ class Tied(Dense):
     def colour(self, root: Array, label: Integer[Array, ""], noise: Float[Array, " D"]) -> Float[Array, " D"]:
         return contract("ij,j->i", root, noise)
 
-    def second_moment(self, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Float[Array, "D D"]:
+    def second_moment(self, lens: Array | None, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Float[Array, "D D"]:
         return contract("kib,kjb->ij", gamma[:, None, :] * diff, diff)
 
-    def recentre(self, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "D D"]:
+    def recentre(self, lens: Array | None, count: Array, shift: Float[Array, "K D"], second: Array) -> Float[Array, "D D"]:
         scatter = second - contract("k,ki,kj->ij", count, shift, shift)
         return (scatter + scatter.T) / 2
 
@@ -80,7 +80,9 @@ class Tied(Dense):
     def as_second_moment(self, dense: Float[Array, "K D D"], whitener: Whitener) -> Float[Array, "D D"]:
         return jnp.sum(dense, axis=0)
 
-    def feature_variance(self, count: Array, scatter: Array) -> tuple[Float[Array, "1 D"], Float[Array, " 1"]]:
+    def feature_variance(
+        self, lens: Array | None, count: Array, scatter: Array
+    ) -> tuple[Float[Array, "1 D"], Float[Array, " 1"]]:
         total = jnp.sum(count)
         return (jnp.diagonal(scatter) / total)[None], total[None]
 
