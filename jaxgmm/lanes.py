@@ -28,6 +28,10 @@ NARROW, BENEFIT = 1e-3, 40
 """Restarts are compared as if the first ``BENEFIT`` samples gained nothing by a component that in some direction has less than
 ``NARROW`` of the variance of the features: DECISIONS 41."""
 
+PROMISE, SETTLED = 64, 40
+"""A lane is expected to gain at most what it would in so many stages like its last, a fifth of its passes, and to stay
+degenerate if it is so after so many passes: DECISIONS NN."""
+
 RESOLUTION, NOISE = 64, 2
 """Roundings of a log density within which a fall of the likelihood may be rounding, and that a gain typically has."""
 
@@ -99,6 +103,27 @@ def begin(
 def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate: str | None) -> Lane:
     """Go on for at most ``passes`` passes over X."""
     return lane._replace(carry=loop.run(problem(lane.setting, samples, accelerate), lane.carry, passes, tol))
+
+
+def raced(lane: Lane, gained: Float[Array, " R"]) -> Lane:
+    """Of R lanes of which one is wanted, those too far behind are left, in ``Status.OVERTAKEN``.
+
+    So are degenerate ones, where another is not. They go on later if what led turns out degenerate.
+
+    Args:
+      lane: the lanes, with a leading axis.
+      gained: nats that each gained in its last stage.
+    """
+    status, best = lane.carry.status, lane.carry.best[0]
+    noise = jax.vmap(objective)(lane.carry.sums, lane.setting.per_weight).noise * lane.carry.sums.weight
+    promise = best + PROMISE * (gained + noise)
+    lead = jnp.max(jax.vmap(standing)(lane))
+    spiky = jax.vmap(lambda lane: finish(lane, jnp.zeros_like(lane.carry.state.means[0])).status)(lane) == Status.DEGENERATE
+    behind_spikes = (lead > -jnp.inf) | (promise < jnp.max(jnp.where(spiky, best, -jnp.inf)))
+    behind = (promise < lead) | (spiky & (lane.carry.n_iter >= SETTLED) & behind_spikes)
+    runs = (status == Status.ITERATION_LIMIT) | (status == Status.OVERTAKEN)
+    after = jnp.where(behind, Status.OVERTAKEN, Status.ITERATION_LIMIT).astype(status.dtype)
+    return lane._replace(carry=lane.carry._replace(status=jnp.where(runs, after, status)))
 
 
 def finish(lane: Lane, centre: Float[Array, " D"]) -> FitResult:

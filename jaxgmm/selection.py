@@ -143,7 +143,7 @@ def sweep(
     max_iter: int = MAX_ITER,
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
     prior: Prior | str | Sequence[Prior | str | None] | None = None,
-    accelerate: str | None = None,
+    accelerate: str | None = "squarem",
     criterion: str = "bic",
     n_folds: int = 0,
     callback: Callable[[Progress], None] | None = None,
@@ -209,7 +209,7 @@ def sweep(
     total = float(n_present) if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
     def rows_of(structure: Structure, prior: Prior | str | None) -> Run[list[dict[str, Any]]]:
-        plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)))
+        plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)), n_restarts)
         known = None if prior is None else (yield partial(_priors, prior, seen, offset, counts, structure, n_restarts))
         running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known)
         advance = partial(batch.advance, data=seen, most=passes, tol=tol, plan=plan)
