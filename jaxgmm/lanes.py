@@ -28,9 +28,9 @@ NARROW, BENEFIT = 1e-3, 40
 """Restarts are compared as if the first ``BENEFIT`` samples gained nothing by a component that in some direction has less than
 ``NARROW`` of the variance of the features: DECISIONS 41."""
 
-PROMISE, SETTLED = 64, 40
-"""A lane is expected to gain at most what it would in so many stages like its last, a fifth of its passes, and to stay
-degenerate if it is so after so many passes: DECISIONS NN."""
+SETTLED, PROMISE = 40, 64
+"""Passes after which a lane that is degenerate stays so, and any other is expected to gain at most what it would in so many
+stages like its last, a fifth of its passes: DECISIONS NN."""
 
 RESOLUTION, NOISE = 64, 2
 """Roundings of a log density within which a fall of the likelihood may be rounding, and that a gain typically has."""
@@ -106,7 +106,7 @@ def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate:
 
 
 def raced(lane: Lane, gained: Float[Array, " R"]) -> Lane:
-    """Of R lanes of which one is wanted, those too far behind are left, in ``Status.OVERTAKEN``.
+    """Of R lanes of which one is wanted, those that have settled too far behind are left, in ``Status.OVERTAKEN``.
 
     So are degenerate ones, where another is not. They go on later if what led turns out degenerate.
 
@@ -119,8 +119,8 @@ def raced(lane: Lane, gained: Float[Array, " R"]) -> Lane:
     promise = best + PROMISE * (gained + noise)
     lead = jnp.max(jax.vmap(standing)(lane))
     spiky = jax.vmap(lambda lane: finish(lane, jnp.zeros_like(lane.carry.state.means[0])).status)(lane) == Status.DEGENERATE
-    behind_spikes = (lead > -jnp.inf) | (promise < jnp.max(jnp.where(spiky, best, -jnp.inf)))
-    behind = (promise < lead) | (spiky & (lane.carry.n_iter >= SETTLED) & behind_spikes)
+    below_spikes = promise < jnp.max(jnp.where(spiky, best, -jnp.inf))
+    behind = jnp.where(spiky, (lead > -jnp.inf) | below_spikes, promise < lead) & (lane.carry.n_iter >= SETTLED)
     runs = (status == Status.ITERATION_LIMIT) | (status == Status.OVERTAKEN)
     after = jnp.where(behind, Status.OVERTAKEN, Status.ITERATION_LIMIT).astype(status.dtype)
     return lane._replace(carry=lane.carry._replace(status=jnp.where(runs, after, status)))

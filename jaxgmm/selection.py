@@ -151,9 +151,10 @@ def sweep(
 ) -> Sweep:
     """Fit every number of components in every structure, and compare.
 
-    The fit of K components is what ``fit(key, X, K, ...)`` gives, up to rounding. All numbers of components of a structure
-    go on side by side as mixtures of the largest number, the components beyond K without weight, so a structure is compiled
-    once. Runs on the host.
+    The fit of K components is what ``fit(key, X, K, accelerate="squarem", ...)`` gives, up to rounding, but that its restarts
+    race: after 40 passes one is left, in ``Status.OVERTAKEN``, while another is further ahead than it can be expected to gain,
+    or while it is degenerate and another is not. All numbers of components of a structure go on side by side as mixtures of
+    the largest number, the components beyond K without weight, so a structure is compiled once. Runs on the host.
 
     Args:
       key: random key; see ``fit``.
