@@ -117,6 +117,7 @@ def begin(
     floor: Array,
     plan: Plan,
     prior: Prior | None = None,
+    shared: dict[int, Clusters] | None = None,
 ) -> Batch:
     """Start the first ``n_live`` lanes; the others count as ended.
 
@@ -129,13 +130,17 @@ def begin(
       floor: see ``fit``.
       plan: what to compile for.
       prior: one for each lane, with a leading axis of L, or None.
+      shared: clusters that structures share which need as many samples a component; what is found here joins them.
     """
     clusters = None
     # Restarts of one mixture share what a start measures of the samples, if they start together.
     width = len(keys) if data.owner is None and n_used is None else plan.width
     if given is None and plan.init in CLUSTERINGS:
         least, lloyd = plan.structure.least_weight(data.X.shape[-1]), CLUSTERINGS[plan.init]
-        clusters = _clusters(keys, data, n_used, n_live, least, plan.n_components, lloyd, width)
+        shared = {} if shared is None else shared
+        if least not in shared:
+            shared[least] = _clusters(keys, data, n_used, n_live, least, plan.n_components, lloyd, width)
+        clusters = shared[least]
     return _begin(keys, data, given, clusters, n_used, prior, n_live, floor, plan, width)
 
 

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks, folds
 from jaxgmm.batch import Data, Plan
+from jaxgmm.clusters import Clusters
 from jaxgmm.criteria import Overlap, log_likelihood_of_one, overlap
 from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, admit, check_options, prior_of, returned
 from jaxgmm.initial import METHODS
@@ -209,10 +210,12 @@ def sweep(
     n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_each))
     total = float(n_present) if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
+    shared: dict[int, Clusters] = {}
+
     def rows_of(structure: Structure, prior: Prior | str | None) -> Run[list[dict[str, Any]]]:
         plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)), n_restarts)
         known = None if prior is None else (yield partial(_priors, prior, seen, offset, counts, structure, n_restarts))
-        running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known)
+        running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known, shared)
         advance = partial(batch.advance, data=seen, most=passes, tol=tol, plan=plan)
         said = None if say is None else partial(say, (structure, prior if isinstance(prior, str) else id(prior)))
         running = yield from rounds(running, advance, int(passes), n_lanes, said, structure.name)
