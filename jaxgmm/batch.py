@@ -82,7 +82,7 @@ class Batch(NamedTuple):
     lanes: Lane  # with a leading axis of L
     centre: Array  # what their means are relative to: (D,) where samples are shared, or (L, D)
     taken: Array  # () int32, passes that those which have not ended have taken
-    gained: Array  # (L,) nats that each gained when it last went on; inf before
+    gained: Any = None  # (L,) nats that each gained when it last went on; inf before
 
 
 def good_width(data: Data, n_lanes: int, n_components: int) -> int:

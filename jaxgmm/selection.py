@@ -205,8 +205,7 @@ def sweep(
     held = folds.divided(key, data.weight, len(data.X), n_folds)
     seen = folds.with_folds(data, held, n_restarts, len(counts))
     n_each = (1 + n_folds) * n_restarts  # lanes of a number of components: all samples, then without each fold
-    n_lanes = n_each * len(counts)
-    keys = _keys(key, n_restarts, n_lanes)
+    keys = _keys(key, n_restarts, n_lanes := n_each * len(counts))
     n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_each))
     total = float(n_present) if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
