@@ -43,6 +43,7 @@ class Plan:
     accelerate: str | None
     trace: int  # length of the record
     width: int  # lanes that go on together
+    rivals: int = 1  # so many consecutive lanes race: of them only the best is wanted
 
 
 class Data(NamedTuple):
@@ -81,6 +82,7 @@ class Batch(NamedTuple):
     lanes: Lane  # with a leading axis of L
     centre: Array  # what their means are relative to: (D,) where samples are shared, or (L, D)
     taken: Array  # () int32, passes that those which have not ended have taken
+    gained: Any = None  # (L,) nats that each gained when it last went on; inf before
 
 
 def good_width(data: Data, n_lanes: int, n_components: int) -> int:
@@ -115,6 +117,7 @@ def begin(
     floor: Array,
     plan: Plan,
     prior: Prior | None = None,
+    shared: dict[int, Clusters] | None = None,
 ) -> Batch:
     """Start the first ``n_live`` lanes; the others count as ended.
 
@@ -127,13 +130,17 @@ def begin(
       floor: see ``fit``.
       plan: what to compile for.
       prior: one for each lane, with a leading axis of L, or None.
+      shared: clusters that structures share which need as many samples a component; what is found here joins them.
     """
     clusters = None
     # Restarts of one mixture share what a start measures of the samples, if they start together.
     width = len(keys) if data.owner is None and n_used is None else plan.width
     if given is None and plan.init in CLUSTERINGS:
         least, search = plan.structure.least_weight(data.X.shape[-1]), CLUSTERINGS[plan.init]
-        clusters = _clusters(keys, data, n_used, n_live, least, plan.n_components, search, width)
+        shared = {} if shared is None else shared
+        if least not in shared:
+            shared[least] = _clusters(keys, data, n_used, n_live, least, plan.n_components, search, width)
+        clusters = shared[least]
     return _begin(keys, data, given, clusters, n_used, prior, n_live, floor, plan, width)
 
 
@@ -214,7 +221,8 @@ def _evaluated(
     begun = _in_groups(begin_group, n_lanes, n_live, width)
     live = jnp.arange(n_lanes, dtype=jnp.int32) < n_live
     status = jnp.where(live, begun.carry.status, jnp.int32(Status.CONVERGED))
-    return Batch(begun._replace(carry=begun.carry._replace(status=status)), centre, jnp.zeros((), jnp.int32))
+    begun = begun._replace(carry=begun.carry._replace(status=status))
+    return Batch(begun, centre, jnp.zeros((), jnp.int32), jnp.full_like(begun.carry.best[0], jnp.inf))
 
 
 def _in_groups(function: Callable[[Array], Any], n_lanes: int, n_live: Array | int, width: int) -> Any:
@@ -239,14 +247,27 @@ def _of_lanes(centre: Array, index: Array) -> Array:
 def advance(batch: Batch, data: Data, passes: Array, most: Array, tol: Array, plan: Plan) -> Batch:
     """Go on for about ``passes`` passes over the samples of each lane (see ``loop.run_lanes``), to at most ``most`` in all."""
 
-    def further(index: Array, group: Lane, passes: Array) -> Lane:
+    def further(index: Array, group: tuple[Lane, Array], passes: Array) -> tuple[Lane, Array]:
         def one(samples: Samples, lane: Lane, passes: Array) -> Lane:
             return lanes.advance(lane, samples, passes, tol, plan.accelerate)
 
-        return data.over_lanes(one, index, _of_lanes(batch.centre, index), group, passes)
+        before, gained = group
+        after = data.over_lanes(one, index, _of_lanes(batch.centre, index), before, passes)
+        went_on = after.carry.n_iter > before.carry.n_iter
+        return after, jnp.where(went_on, after.carry.best[0] - before.carry.best[0], gained)
 
-    taken, further_on = loop.run_lanes(further, batch.lanes, lambda lane: lane.carry, batch.taken, passes, most, plan.width)
-    return batch._replace(lanes=further_on, taken=taken)
+    def race(group: tuple[Lane, Array]) -> tuple[Lane, Array]:
+        if plan.rivals == 1:
+            return group
+        n_sets = len(group[1]) // plan.rivals
+        sets = jax.tree.map(lambda leaf: leaf.reshape(n_sets, plan.rivals, *leaf.shape[1:]), group)
+        after = jax.vmap(lanes.raced)(*sets)
+        return jax.tree.map(lambda leaf, like: leaf.reshape(like.shape), after, group[0]), group[1]
+
+    taken, (further_on, gained) = loop.run_lanes(
+        further, (batch.lanes, batch.gained), lambda group: group[0].carry, batch.taken, passes, most, plan.width, race
+    )
+    return batch._replace(lanes=further_on, taken=taken, gained=gained)
 
 
 @partial(jax.jit, static_argnames="n_restarts")

@@ -29,6 +29,7 @@ class Status(enum.IntEnum):
       NONFINITE: 3, the log-likelihood or a parameter left the finite numbers.
       DEGENERATE: 4, a component sits on fewer samples than its covariance needs, or is far narrower than the others.
       INTERRUPTED: 5, Ctrl-C.
+      OVERTAKEN: 6, of a restart in ``sweep``: another was too far ahead.
 
     >>> import jaxgmm
     >>> jaxgmm.Status(1).name
@@ -41,6 +42,7 @@ class Status(enum.IntEnum):
     NONFINITE = 3
     DEGENERATE = 4
     INTERRUPTED = 5
+    OVERTAKEN = 6
 
 
 ADVICE = {
@@ -55,6 +57,8 @@ ADVICE = {
     "Lower n_components, choose a simpler covariance_type, or raise covariance_floor.",
     Status.INTERRUPTED: "stopped by Ctrl-C after {n_iter} iterations; these are the best parameters so far. "
     "Go on with fit(..., params=result.params).",
+    Status.OVERTAKEN: "left after {n_iter} iterations: another restart was further ahead than this one could be expected to "
+    "gain. Go on with fit(..., params=result.params).",
 }
 
 
@@ -226,6 +230,7 @@ def run_lanes(
     passes: Array | int,
     most: Array | int,
     width: int,
+    between: Callable[[T], T] = lambda lanes: lanes,
 ) -> tuple[Array, T]:
     """``run`` for many lanes, those that have ended left out: they cost what each needs, not the slowest times their number.
 
@@ -240,6 +245,7 @@ def run_lanes(
       passes: go on for so many, and to the end of a stage.
       most: passes of each lane in all.
       width: lanes that go on together; L or more for all at once, to exactly ``passes``.
+      between: lanes after a stage -> the same, with other statuses perhaps; there are no stages if all go on at once.
 
     Returns:
       The passes taken, and the lanes.
@@ -259,9 +265,8 @@ def run_lanes(
             return advance(index, group, jnp.minimum(stage, left(group)))
 
         alive = live(lanes)
-        return taken + stage, in_groups(
-            further, jnp.argsort(~alive, stable=True), jnp.sum(alive, dtype=jnp.int32), width, lanes
-        )
+        order, n_alive = jnp.argsort(~alive, stable=True), jnp.sum(alive, dtype=jnp.int32)
+        return taken + stage, between(in_groups(further, order, n_alive, width, lanes))
 
     n_lanes = carry_of(lanes).status.shape[0]
     taken, passes = jnp.asarray(taken, jnp.int32), jnp.asarray(passes, jnp.int32)

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks, folds
 from jaxgmm.batch import Data, Plan
+from jaxgmm.clusters import Clusters
 from jaxgmm.criteria import Overlap, log_likelihood_of_one, overlap
 from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, admit, check_options, prior_of, returned
 from jaxgmm.initial import METHODS
@@ -143,7 +144,7 @@ def sweep(
     max_iter: int = MAX_ITER,
     covariance_floor: ArrayLike = COVARIANCE_FLOOR,
     prior: Prior | str | Sequence[Prior | str | None] | None = None,
-    accelerate: str | None = None,
+    accelerate: str | None = "squarem",
     criterion: str = "bic",
     n_folds: int = 0,
     callback: Callable[[Progress], None] | None = None,
@@ -151,10 +152,11 @@ def sweep(
 ) -> Sweep:
     """Fit every number of components in every structure, and compare.
 
-    The fit of K components is what ``fit(key, X, K, init=init, ...)`` gives, up to rounding; the default start is k-means, that
-    of ``fit`` a search, which would take many times as long. All numbers of components of a structure
-    go on side by side as mixtures of the largest number, the components beyond K without weight, so a structure is compiled
-    once. Runs on the host.
+    The fit of K components is what ``fit(key, X, K, init=init, accelerate="squarem", ...)`` gives, up to rounding, but that
+    its restarts race: after 40 passes one is left, in ``Status.OVERTAKEN``, while another is further ahead than it can be
+    expected to gain, or while it is degenerate and another is not. They start from k-means; the search by which ``fit`` starts
+    would take many times as long. All numbers of components of a structure go on side by side as mixtures of the largest
+    number, the components beyond K without weight, so a structure is compiled once. Runs on the host.
 
     Args:
       key: random key; see ``fit``.
@@ -204,15 +206,16 @@ def sweep(
     held = folds.divided(key, data.weight, len(data.X), n_folds)
     seen = folds.with_folds(data, held, n_restarts, len(counts))
     n_each = (1 + n_folds) * n_restarts  # lanes of a number of components: all samples, then without each fold
-    n_lanes = n_each * len(counts)
-    keys = _keys(key, n_restarts, n_lanes)
+    keys = _keys(key, n_restarts, n_lanes := n_each * len(counts))
     n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_each))
     total = float(n_present) if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
+    shared: dict[int, Clusters] = {}
+
     def rows_of(structure: Structure, prior: Prior | str | None) -> Run[list[dict[str, Any]]]:
-        plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)))
+        plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)), n_restarts)
         known = None if prior is None else (yield partial(_priors, prior, seen, offset, counts, structure, n_restarts))
-        running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known)
+        running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known, shared)
         advance = partial(batch.advance, data=seen, most=passes, tol=tol, plan=plan)
         said = None if say is None else partial(say, (structure, prior if isinstance(prior, str) else id(prior)))
         running = yield from rounds(running, advance, int(passes), n_lanes, said, structure.name)

@@ -165,7 +165,7 @@ def test_components_out_of_use_have_no_prior(x64):
 @pytest.mark.slow
 def test_a_sweep_takes_priors_as_an_axis(x64):
     X = random_samples()
-    options = {"n_restarts": 2, "init": "k-means++"}
+    options = {"n_restarts": 2, "init": "k-means++", "accelerate": "squarem"}
     grid = jaxgmm.sweep(jax.random.key(0), X, [1, 2], "diag", prior=[None, "default"], n_folds=2, **options)
     assert grid.prior.tolist() == ["none", "none", "default", "default"]
     for result, k, prior in zip(grid.results, [1, 2, 1, 2], [None, None, "default", "default"], strict=True):
