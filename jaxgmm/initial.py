@@ -21,6 +21,7 @@ from jaxgmm.hierarchy import ward
 from jaxgmm.numerics import evenly, float_dtype, place, samples_per_weight, varying_with
 from jaxgmm.params import GMMParams, lens_of
 from jaxgmm.structures import Structure, get_structure
+from jaxgmm.structures.base import Expandable
 
 START_FLOOR, GIVEN_FLOOR = 1e-3, 1e-6
 """Covariance floors of the clusters found here and of what is only measured, relative to the variance within components."""
@@ -56,7 +57,7 @@ def initialise(
         samples that ``key`` draws where there are more (else it does not depend on the key);
         "swaps": from k-means a search by random swaps, each a component set down elsewhere and a few passes of EM, kept where
         that is better: 1200 passes in all, but fewer beyond 873 samples, 256 passes over 4096 of them where there are more
-        (or over eight times what the covariances need, and fewer yet);
+        (or over eight times what the covariances need, and fewer yet); of factor analysers it is k-means;
         "random_from_data": K samples as means, the covariance of X for all;
         "random": random responsibilities, drawn row by row; or (N,) labels counted from 0; or (N, K) responsibilities.
       covariance_type: structure of the mixture, by name.
@@ -126,7 +127,7 @@ def first_mixture(
     if isinstance(given, Clusters):
         seen = looked_at(X, weight, n_components, START_SAMPLES)
         start = from_clusters(*seen, given, n_used, structure)
-        if name != SWAPS or n_components == 1:
+        if name != SWAPS or n_components == 1 or not isinstance(structure, Expandable):  # a swap makes D x D matrices
             return start
         seen = looked_at(X, weight, n_components, SEARCHED_SAMPLES)
         return swaps.improved(jax.random.fold_in(key, 1), *seen, start, n_used)
