@@ -47,7 +47,7 @@ OUT_OF_REACH = 1e12
 
 
 Search = Callable[..., Array]
-"""(uniforms (T, K), whitened samples (D, N), their weights, clusters in use, samples that each needs) -> centres (K, D)."""
+"""(uniforms (T, K), whitened samples (D, N), weights, clusters in use, least samples of each, frame) -> centres (K, D)."""
 
 
 class Clusters(NamedTuple):
@@ -130,7 +130,7 @@ def find_clusters(
     """
     frame, weight = without_outliers(X, weight, n_used, n_components, least)
     z, uniforms = frame.white(X), draws(key, n_components, weight.dtype)
-    centres = search(uniforms, z, weight, n_used, least=least)
+    centres = search(uniforms, z, weight, n_used, least=least, frame=frame)
     used = (jnp.arange(n_components, dtype=jnp.int32) < n_used)[:, None]
     means = frame.mean[None] + jnp.where(used, frame.unwhite(centres), 0)
     return Clusters(means, frame.cov, jnp.where(weight > 0, nearest(z, centres).astype(jnp.int32), -1))
@@ -213,6 +213,7 @@ def drawn(
     n_used: Array | int,
     *,
     least: Array | int,
+    frame: Frame,
 ) -> Float[Array, "K D"]:
     """The seeds of the first try as they are."""
     return seeds(uniforms, z, weight, n_used)
@@ -225,6 +226,7 @@ def cluster(
     n_used: Array | int,
     *,
     least: Array | int,
+    frame: Frame,
 ) -> Float[Array, "K D"]:
     """Centres of k-means: a few short tries, then Lloyd's passes to the end from the one that no later beat by far.
 

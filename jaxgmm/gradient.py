@@ -107,7 +107,7 @@ def fit_gradient(
 
     >>> import jax, jaxgmm
     >>> X = jax.random.normal(jax.random.key(0), (100, 2))
-    >>> begun = jaxgmm.fit(jax.random.key(1), X, 2, max_iter=5)
+    >>> begun = jaxgmm.fit(jax.random.key(1), X, 2, init="kmeans", max_iter=5)
     >>> result = jaxgmm.fit_gradient(begun.params, X)
     >>> bool(result.log_likelihood > begun.log_likelihood)
     True

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jaxtyping import Float
 
-from jaxgmm.clusters import OUT_OF_REACH
-from jaxgmm.numerics import evenly, place, varying_with
+from jaxgmm.clusters import OUT_OF_REACH, Frame
+from jaxgmm.numerics import contract, evenly, place, varying_with
 
 ENOUGH = 400
 """Samples that are clustered: the work is that of the cube of their number."""
@@ -34,15 +34,18 @@ def ward(
     n_used: Array | int,
     *,
     least: Array | int,
+    frame: Frame,
 ) -> Float[Array, "K D"]:
     """Centres of the ``n_used`` clusters that are left when pairs have been merged, the cheapest first; others out of reach.
 
-    A merge of clusters a and b raises the sum of squares by n_a n_b / (n_a + n_b) |c_a - c_b|^2. Of more than ``ENOUGH``
-    samples one is taken from each n-th of the weight.
+    A merge of clusters a and b raises the sum of squares by n_a n_b / (n_a + n_b) |c_a - c_b|^2, features in standard
+    deviations: white coordinates would blow up the directions in which clusters do not differ. Of more than ``ENOUGH`` samples
+    one is taken from each n-th of the weight.
     """
     n_components = uniforms.shape[1]
     n = min(max(ENOUGH, n_components), z.shape[1])
-    points, size = z.T, weight
+    unit = jnp.sqrt(jnp.diagonal(frame.cov))
+    points, size = frame.unwhite(z.T) / unit[None], weight
     if n < z.shape[1]:
         within = (evenly(n, weight.dtype) + uniforms[0, 0]) % 1
         points = points[place((jnp.arange(n, dtype=weight.dtype) + within) / n, weight)]
@@ -64,7 +67,8 @@ def ward(
 
     cost = lax.map(lambda a: costs(a, points, size), jnp.arange(n, dtype=jnp.int32))
     start = varying_with(Tree(points, size, cost), z, weight)
-    tree = lax.while_loop(lambda tree: jnp.sum(tree.size > 0) > n_used, merge, start)
+    tree = lax.while_loop(lambda tree: jnp.sum(tree.size > 0, dtype=jnp.int32) > n_used, merge, start)
     left = jnp.argsort(tree.size <= 0, stable=True)[:n_components]
     used = jnp.arange(n_components, dtype=jnp.int32) < n_used
-    return jnp.where(used[:, None], tree.centres[left], OUT_OF_REACH)
+    white = contract("ij,kj->ki", frame.whitener, tree.centres[left] * unit[None])
+    return jnp.where(used[:, None], white, OUT_OF_REACH)

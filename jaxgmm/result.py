@@ -40,7 +40,7 @@ class FitResult(NamedTuple):
     >>> bool(result.converged), result.lanes.status.shape
     (True, (3,))
     >>> result  # doctest: +ELLIPSIS
-    <FitResult: K = 2, D = 1, tied, log-likelihood 0.761... nats; converged after ... iterations.>
+    <FitResult: K = 2, D = 1, tied, log-likelihood 0.76... nats; converged after ... iterations.>
     """
 
     params: GMMParams

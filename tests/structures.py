@@ -11,6 +11,7 @@ NAMES = list(CLASSICS)
 FAMILIES = [name for name in STRUCTURES if name not in NAMES]
 FACTORS = ["UUC-1", "UUU-1", "UCU-1", "UCC-1", "CUU-1", "CUC-1", "CCU-1", "CCC-1"]
 QUICK = [*NAMES, "VVE", "UUC-1"]
+FAMILIES_OF_MCLUST = [*NAMES, "VVE", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "VVE")]
 EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in [*FAMILIES, *FACTORS] if name not in QUICK)]
 N, D, K = 23, 2, 3
 

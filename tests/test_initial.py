@@ -15,7 +15,7 @@ from structures import NAMES, random_samples
 
 import jaxgmm
 from jaxgmm import initial, swaps
-from jaxgmm.clusters import OUT_OF_REACH
+from jaxgmm.clusters import OUT_OF_REACH, Frame
 from jaxgmm.hierarchy import ward
 
 KEY = jax.random.key(0)
@@ -206,7 +206,8 @@ def test_ward_is_scipys(x64):
     rows = np.repeat(np.arange(40), weight.astype(int))
     label = fcluster(linkage(z[rows], "ward"), 4, "maxclust")
     centres = np.array([z[rows][label == k].mean(axis=0) for k in range(1, 5)])
-    found = ward(jnp.full((8, 5), 0.5), jnp.asarray(z.T), jnp.asarray(weight), jnp.int32(4), least=3)
+    frame = Frame(jnp.zeros(2), jnp.eye(2), jnp.eye(2))
+    found = ward(jnp.full((8, 5), 0.5), jnp.asarray(z.T), jnp.asarray(weight), jnp.int32(4), least=3, frame=frame)
     order = np.lexsort(centres.T), np.lexsort(np.asarray(found[:4]).T)
     np.testing.assert_allclose(found[:4][order[1]], centres[order[0]], rtol=1e-10)
     assert (found[4] == OUT_OF_REACH).all()

@@ -264,9 +264,8 @@ def test_a_result_shows_itself_in_a_line():
     params = jax.tree.map(np.asarray, random_mixture("diag"))
     status = np.array(Status.CONVERGED, np.int32)
     number, count = np.array(-1.5), np.array(7, np.int32)
-    one = FitResult(
-        params, number, count, status, np.zeros(0), Lanes(number[None], count[None], status[None], np.zeros((1, 0)))
-    )
+    lanes = Lanes(number[None], count[None], status[None], np.zeros((1, 0)), number[None])
+    one = FitResult(params, number, count, status, np.zeros(0), lanes, number)
     shape = f"K = {params.n_components}, D = {params.n_features}, diag"
     assert repr(one) == f"<FitResult: {shape}, log-likelihood -1.5 nats; converged after 7 iterations.>"
     many = jax.tree.map(lambda leaf: np.stack([leaf] * 3), one)

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from beartype import beartype
 
 DOORS = {
-    "aic", "bic", "bootstrap_lrt", "covariances", "e_step", "entropy", "fit", "fit_from", "fit_many", "fit_variational",
-    "fit_variational_from", "from_moments",
-    "get_structure", "icl", "initialise", "load", "log_likelihood", "log_prob", "m_step", "maximise", "merge_components",
-    "mixture_covariance", "mixture_mean", "n_free_parameters", "nec", "predict", "predict_proba", "sample", "save",
-    "statistics", "sweep",
+    "aic", "bic", "bootstrap_lrt", "covariances", "default_prior", "e_step", "entropy", "fit", "fit_from", "fit_many",
+    "fit_variational", "fit_variational_from", "from_free", "from_moments", "get_structure", "icl", "initialise", "load",
+    "log_likelihood", "log_prob", "m_step", "maximise", "merge_components", "mixture_covariance", "mixture_mean",
+    "n_free_parameters", "nec", "predict", "predict_proba", "sample", "save", "statistics", "sweep", "to_free",
 }  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxgmm.checks import check_choice
 from jaxgmm.structures.along_axes import EEV, EVE, VEV, VVE
 from jaxgmm.structures.along_features import EEI, EII, EVI, VEI
@@ -43,7 +45,7 @@ def is_name(name: object) -> bool:
     return isinstance(name, str) and (name in STRUCTURES or FactorAnalyzers.named(name) is not None)
 
 
-def _named(name: str) -> Structure:
+def _named(name: Any) -> Structure:
     known = SYNONYMS.get(name, name) if isinstance(name, str) else name
     if isinstance(known, str) and (found := FactorAnalyzers.named(known)) is not None:
         return found
