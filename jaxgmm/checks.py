@@ -7,6 +7,7 @@ be seen, outside of a trace; inside one, ``Status`` tells of them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import operator
 import sys
@@ -285,6 +286,8 @@ def check_covariance_floor(floor: Any, n_features: int) -> Any:
 
 def check_params(params: Any) -> None:
     """One mixture."""
+    if hasattr(params, "mixture"):
+        raise ValueError("params must be a GMMParams; got a posterior over mixtures. Pass posterior.mixture.")
     if not hasattr(params, "structure") or not hasattr(params, "means"):
         raise ValueError(f"params must be a GMMParams; got {type(params).__name__}. Build one with GMMParams.from_moments.")
     if np.ndim(params.means) != 2:
@@ -351,14 +354,15 @@ def check_scale(scale: ArrayLike, n_features: int) -> np.ndarray | jax.Array:
 
 
 def check_prior(prior: Any, n_features: int, by_name: bool = False) -> Any:
-    """None, or a ``Prior`` of D features that no component can gain from without end; "default" where it may come by name."""
+    """None, or a ``Prior`` of D features, as arrays; "default" where it may come by name."""
     if prior is None or (by_name and isinstance(prior, str) and check_choice("prior", prior, ["default"])):
         return prior
     if not hasattr(prior, "shrinkage") or not hasattr(prior, "scatter"):
         raise ValueError(f"prior must be a jaxgmm.Prior or None; got {prior!r}. Make one with jaxgmm.default_prior(X, K).")
     shapes = {"weight": (), "shrinkage": (), "mean": (n_features,), "count": (), "scatter": (n_features, n_features)}
+    arrays = {}
     for name, shape in shapes.items():
-        array = check_array(f"prior.{name}", getattr(prior, name))
+        arrays[name] = array = check_array(f"prior.{name}", getattr(prior, name))
         if array.shape != shape:
             raise ValueError(f"prior.{name} must have shape {shape}; got {array.shape}.")
         if not is_traced(array):
@@ -367,7 +371,15 @@ def check_prior(prior: Any, n_features: int, by_name: bool = False) -> Any:
                 raise ValueError(f"prior.{name} must be finite{', zero or more' * (shape == ())}; got {values.tolist()}.")
             if name == "scatter":
                 _check_semidefinite("prior.scatter", values)
-    return prior
+    return dataclasses.replace(prior, **arrays)
+
+
+def check_prior_sees_all(prior: Any, axis_name: str | None) -> None:
+    """A default prior is made of all samples, and inside ``shard_map`` there is a part of them."""
+    if axis_name is not None and isinstance(prior, str):
+        raise ValueError(
+            f"prior={prior!r} would see only the samples of one device. Make it outside: prior=jaxgmm.default_prior(X, K)."
+        )
 
 
 def _check_semidefinite(name: str, matrix: np.ndarray) -> None:

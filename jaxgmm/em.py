@@ -105,6 +105,8 @@ def m_step(
 ) -> GMMParams:
     """The M-step, eqs. (7), (8) and (11): the parameters that maximise Q at fixed responsibilities.
 
+    Of factor analysers a step that raises it, as the factors are missing, too.
+
         N_k = sum_n gamma_nk,  mu_k = sum_n gamma_nk x_n / N_k,
         Sigma_k = sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T / N_k,  pi_k = N_k / N
 
@@ -307,11 +309,11 @@ def maximised(
 
     ``inner`` is that of ``Structure.estimate``; a prior sees the components that are ``used``.
     """
-    structure, count, lens = params.structure, stats.count, lens_of(params)
-    of_weight, of_cov = counts(prior, count, used)
-    shift = divide_or_keep(stats.first, count, jnp.zeros_like(stats.first))
+    structure, lens = params.structure, lens_of(params)
+    of_mean, of_cov, of_weight = counts(prior, stats.count, used)
+    shift = divide_or_keep(stats.first, of_mean, jnp.zeros_like(stats.first))
     means = params.means + shift  # eq. (7): the mean of x is the mean of x - mu, moved
-    scatter = structure.recentre(lens, count, shift, stats.second)
+    scatter = structure.recentre(lens, of_mean, shift, stats.second)
     cov = structure.estimate(of_cov, scatter, params.cov, floor, inner)  # eq. (8) within the family
     return GMMParams(of_weight / jnp.sum(of_weight), means, cov, structure)  # eqs. (10), (11): lambda = N
 

@@ -51,10 +51,10 @@ def fit_from(
     No value of X or of the start raises: one that is not finite ends in ``Status.NONFINITE``.
 
     Forward mode differentiates the loop. Reverse mode is that of the fixed point to which the run leads, by the implicit rule:
-    in X, ``sample_weight`` (but of a row of weight zero, which is absent), ``covariance_floor`` and, where a relative floor
-    binds, the start. It is NaN where the run ended far from a fixed point, as it may on a plateau at any ``tol`` above zero:
-    lower ``tol`` then. ``trace`` has none, second derivatives raise, and inside ``shard_map`` there is forward mode only. To
-    differentiate a ``fit``, go on from its end: ``fit_from(result.params, X)``.
+    in X, ``sample_weight`` (but of a row of weight zero, which is absent), ``covariance_floor``, the numbers of ``prior`` and,
+    where a relative floor binds, the start. It is NaN where the run ended far from a fixed point, as it may on a plateau at any
+    ``tol`` above zero: lower ``tol`` then. ``trace`` has none, second derivatives raise, and inside ``shard_map`` there is
+    forward mode only. To differentiate a ``fit``, go on from its end: ``fit_from(result.params, X)``.
 
     Args:
       params: the start; its structure is that of the fit.
@@ -98,6 +98,7 @@ def fit_from(
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     options = check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
     floor, tol, max_iter, *static = options
+    checks.check_prior_sees_all(prior, axis_name)
     known = prior_of(prior, Data(jnp.asarray(X), _as_array(sample_weight)), None, params.n_components, params.structure)
     problem = Problem(cast(params, float_dtype(X)), jnp.asarray(X), _as_array(sample_weight), floor, tol, max_iter, known)
     return _fit_from(problem, *static, axis_name)
@@ -188,7 +189,7 @@ def fit(
     options = check_options(data.X, tol, max_iter, covariance_floor, accelerate, trace)
     floor, tol, max_iter, accelerate, trace = options
     # Under the caller's jit the options are tracers, too, whatever they were made of.
-    traced = checks.is_traced(key, data, start, options)
+    traced = checks.is_traced(key, data, start, options, prior)
 
     part = n_restarts if traced else good_part(data.X, n_restarts)
     width = part if traced else batch.good_width(data, part, n_components)

@@ -29,7 +29,7 @@ from jaxgmm import em, lanes
 from jaxgmm.lanes import Added, Samples, Setting
 from jaxgmm.numerics import divide_or_keep, is_present, varying_axes
 from jaxgmm.params import GMMParams, from_free, mixture_centre, moved, to_free
-from jaxgmm.priors import Prior
+from jaxgmm.priors import Prior, counts
 from jaxgmm.result import FitResult
 from jaxgmm.structures.base import Inner
 
@@ -132,13 +132,14 @@ def parameters_adjoint(problem: Problem, result: FitResult, cotangent: FitResult
         params = from_free(free, unit)
         of_samples = lanes.expect(params, Samples(X, sample_weight, centre), safest=True)
         sums = lanes.with_prior(params, of_samples, fixed._replace(prior=prior))
+        held = counts(prior, sums.count)[0]
         # A component without weight is where the start left it: it follows nothing.
         resting = lax.stop_gradient(params.cov)
         if params.structure.by_component:
-            moving = is_present(sums.count).reshape(-1, *(1 for _ in resting.shape[1:]))
+            moving = is_present(held).reshape(-1, *(1 for _ in resting.shape[1:]))
             resting = jnp.where(moving, params.cov, resting)
         new = em.maximised(replace(params, cov=resting), sums, floor, prior, inner=Inner.ONE)
-        means = divide_or_keep(sums.count[:, None] * new.means, sums.count, lax.stop_gradient(params.means))
+        means = divide_or_keep(held[:, None] * new.means, held, lax.stop_gradient(params.means))
         return to_free(replace(new, means=means), unit), (of_samples.log_likelihood, sums.log_likelihood)
 
     def of_data(

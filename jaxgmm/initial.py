@@ -54,7 +54,7 @@ def initialise(
         depend on the units or axes of X;
         "k-means++": the same without Lloyd's passes;
         "ward": clusters that are left when the pairs whose union is tightest have been merged, features in standard deviations,
-        of 400 samples that ``key`` draws where there are more (else it does not depend on the key);
+        of 400 samples that ``key`` draws where there are more rows, absent ones counted (else the key does not matter);
         "swaps": from k-means a search by random swaps, each a component set down elsewhere and a few passes of EM, kept where
         that is better: 1200 passes in all, but fewer beyond 873 samples, 256 passes over 4096 of them where there are more
         (or over eight times what the covariances need, and fewer yet); of factor analysers it is k-means;

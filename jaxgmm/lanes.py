@@ -232,7 +232,10 @@ def objective(sums: Statistics, per_weight: Float[Array, ""]) -> loop.Objective:
 def is_degenerate(params: GMMParams, n_samples: Float[Array, ""], setting: Setting) -> Bool[Array, ""]:
     """Does a component in use hold fewer samples than its covariance needs, those of a prior included, or is one a spike?"""
     structure = params.structure
-    held = params.weights * n_samples + (0 if setting.prior is None else setting.prior.count)
+    held = params.weights * n_samples
+    if (prior := setting.prior) is not None:  # one that is flat in a feature keeps nothing from collapsing
+        bounds = jnp.min(jnp.diagonal(prior.scatter) / setting.unit**2) > FLAT * prior.count
+        held = held + jnp.where(bounds, prior.count, 0)
     support = held / structure.least_weight(params.n_features)
     narrow = structure.narrower(params.weights, params.cov, jnp.maximum(SPIKE / jnp.maximum(support, 1), FLAT))
     used = setting.used(params.n_components) > 0

@@ -103,11 +103,12 @@ def fit_many(
     """
     key = checks.check_key(key)
     advice = "inside jit use jax.vmap(jaxgmm.fit) over keys and data sets"
-    checks.refuse_trace("fit_many", advice, key, X, sample_weight)
+    checks.refuse_trace("fit_many", advice, key, X, sample_weight, prior)
     n_components = checks.check_int("n_components", n_components, 1)
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     checks.check_choice("init", init, METHODS)
     sets, weights = _sets(X, sample_weight, groups)
+    prior = checks.check_prior(prior, sets[0].shape[1], by_name=True)
     structure = get_structure(covariance_type, sets[0].shape[1])
     options = check_options(sets[0], tol, max_iter, covariance_floor, accelerate, trace)
     checks.refuse_trace("fit_many", advice, options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxgmm.checks import check_array, check_params, is_traced
+from jaxgmm.checks import check_array, check_centre, check_params, is_traced
 from jaxgmm.numerics import float_dtype, weighted_quantile
 from jaxgmm.structures import Structure, get_structure
 
@@ -212,7 +213,7 @@ def to_free(params: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
       diagonals (full, tied), logarithms of volumes and shapes, and angles of axes (the others).
 
     Raises:
-      ValueError: ``params`` is not one mixture.
+      ValueError: ``params`` is not one mixture; a unit of another shape.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[3.0]], [[[4.0]]], "diag")
@@ -220,8 +221,7 @@ def to_free(params: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
     [[1.5]]
     """
     check_params(params)
-    dtype = params.means.dtype
-    measure = jnp.ones(params.n_features, dtype) if unit is None else jnp.asarray(unit).astype(dtype)
+    params, measure = cast(params, float_dtype(params.means)), _measure(params, unit)
     log_weights = jnp.log(jnp.maximum(params.weights, jnp.finfo(params.weights.dtype).tiny))
     cov = params.structure.to_free(params.cov, measure)
     return GMMParams(log_weights, params.means / measure[None], cov, params.structure)
@@ -238,7 +238,7 @@ def from_free(free: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
       The mixture.
 
     Raises:
-      ValueError: ``free`` is not the numbers of one mixture.
+      ValueError: ``free`` is not the numbers of one mixture; a unit of another shape.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [3.0]], [[[1.0]], [[4.0]]], "diag")
@@ -246,7 +246,13 @@ def from_free(free: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
     [[1.0], [4.0]]
     """
     check_params(free)
-    dtype = free.means.dtype
-    measure = jnp.ones(free.n_features, dtype) if unit is None else jnp.asarray(unit).astype(dtype)
+    free, measure = cast(free, float_dtype(free.means)), _measure(free, unit)
     cov = free.structure.from_free(free.cov, measure, free.n_components)
     return GMMParams(jax.nn.softmax(free.weights), free.means * measure[None], cov, free.structure)
+
+
+def _measure(params: GMMParams, unit: Any) -> Float[Array, " D"]:
+    """The unit of each feature, ones without."""
+    dtype = float_dtype(params.means)
+    known = check_centre(unit, params.n_features, "unit")
+    return jnp.ones(params.n_features, dtype) if known is None else jnp.asarray(known).astype(dtype)

@@ -7,9 +7,11 @@ Sources: Dempster, Laird and Rubin (1977), see ``e_step``, for the posterior in 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -41,7 +43,7 @@ class Prior:
       weight: () samples more in eq. (11): the concentration of the Dirichlet distribution less one.
       shrinkage: () samples more in eq. (7), all of them at ``mean``.
       mean: (D,) data units.
-      count: () samples more in eq. (8): of an inverse-Wishart distribution its degrees of freedom, D + 2 and no more.
+      count: () samples more in eq. (8): of an inverse-Wishart distribution its degrees of freedom and D + 2.
       scatter: (D, D) what they add to sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T, squared data units.
 
     >>> import jax, jaxgmm
@@ -89,7 +91,7 @@ def default_prior(
       dof: degrees of freedom; D + 2 without, the fewest at which Sigma has a mean.
       scale: () or (D, D), squared data units; a number stands for that number times the identity. Without, the covariance of X
         (the mean of its variances for families without correlation) over K^(2 / D).
-      sample_weight: (N,) weights: zero is absent, two is seen twice.
+      sample_weight: (N,) weights: zero is absent, two is seen twice. Samples of the prior are units of it.
 
     Returns:
       A ``Prior`` in the dtype of X.
@@ -110,33 +112,43 @@ def default_prior(
     n_components = checks.check_int("n_components", n_components, 1)
     structure = get_structure(covariance_type, X.shape[1])
     n_features, dtype = X.shape[1], float_dtype(X)
-    checks.check_concentration(concentration)
     numbers = {"shrinkage": shrinkage, "dof": n_features + 2 if dof is None else dof, "concentration": concentration}
     for name, value in numbers.items():
         checks.check_nonnegative(name, value)
+    checks.check_concentration(concentration)
     shrinkage, dof, concentration = (jnp.asarray(value).astype(dtype) for value in numbers.values())
+    offset, samples = None, X
+    if isinstance(X, np.ndarray) and not checks.is_traced(sample_weight) and X.dtype == np.float64 and dtype == jnp.float32:
+        present = X if sample_weight is None else X[np.asarray(sample_weight) > 0]
+        samples = X - (offset := present.mean(axis=0))  # JAX would round them first
     weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else jnp.asarray(sample_weight).astype(dtype)
-    centre, scatter, total = mean_and_scatter(jnp.asarray(X), weight * samples_per_weight(weight))
+    centre, scatter, total = mean_and_scatter(jnp.asarray(samples), weight * samples_per_weight(weight))
     if scale is None:
         unit = structure.prior_scale(scatter / jnp.maximum(total - 1, 1)) / n_components ** (2 / n_features)
     else:
         given = jnp.asarray(checks.check_scale(scale, n_features)).astype(dtype)
         unit = given if given.ndim else given * jnp.eye(n_features, dtype=dtype)
+    if offset is not None:
+        centre = offset + np.asarray(centre, np.float64)
     centre = centre if mean is None else jnp.asarray(checks.check_centre(mean, n_features, "mean")).astype(dtype)
     count, share = structure.prior_samples(dof, (shrinkage > 0).astype(dtype), n_components, n_features)
     return Prior(concentration - 1, shrinkage, centre, count, share * unit)
 
 
-def cast_prior(prior: Prior, dtype: jnp.dtype, offset: Float[Array, " D"] | None = None) -> Prior:
+def cast_prior(prior: Prior, dtype: jnp.dtype, offset: Any = None) -> Prior:
     """The same prior in another dtype, of samples less ``offset``."""
+    if offset is not None and not checks.is_traced(prior.mean, offset):  # before it is rounded
+        away: Any = np.asarray(prior.mean, np.float64) - np.asarray(offset, np.float64)
+        prior, offset = replace(prior, mean=away), None
     prior = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), prior)
-    return prior if offset is None else replace(prior, mean=prior.mean - offset)
+    return prior if offset is None else replace(prior, mean=prior.mean - offset.astype(dtype))
 
 
 def pseudo_observations(prior: Prior, params: GMMParams, used: Float[Array, " K"] | None = None) -> Statistics:
     """What a prior adds to the sums under a mixture: moments about its means, and ln p in the place of a likelihood.
 
-    N_k has ``shrinkage`` more; ``counts`` tells what eqs. (8) and (11) have instead. Only components in use have any.
+    N_k stays that of the samples: ``counts`` tells what each equation has more, and added here a strong prior would take the
+    digits of it. Only components in use have any.
     """
     structure = params.structure
     used = jnp.ones_like(params.weights) if used is None else used
@@ -145,17 +157,18 @@ def pseudo_observations(prior: Prior, params: GMMParams, used: Float[Array, " K"
     dense = used[:, None, None] * prior.scatter[None] + pull[:, None, None] * away[:, :, None] * away[:, None, :]
     whitener = structure.whitener(params.cov, params.n_components, params.n_features)
     second = structure.as_second_moment(dense, whitener)
-    log_weights = jnp.where(prior.weight > 0, prior.weight * jnp.log(jnp.where(used > 0, params.weights, 1)), 0)
+    held = jnp.maximum(params.weights, jnp.finfo(params.weights.dtype).tiny)  # finite where a component is empty
+    log_weights = prior.weight * jnp.log(jnp.where(used > 0, held, 1))
     log_density = jnp.sum(log_weights) - contract("k,k->", prior.count * used, whitener.log_det) / 2
     still = structure.as_second_moment(dense, jax.lax.stop_gradient(whitener))  # what is seen through a lens moves with it
     log_density = log_density - structure.quadratic(whitener.factor, still) / 2
     zero = jnp.zeros_like(log_density)
-    return Statistics(zero, pull, pull[:, None] * away, second, log_density, zero)
+    return Statistics(zero, jnp.zeros_like(pull), pull[:, None] * away, second, log_density, zero)
 
 
-def counts(prior: Prior | None, count: Array, used: Float[Array, " K"] | None = None) -> tuple[Array, Array]:
-    """N_k of eq. (11) and that of eq. (8), from that of eq. (7)."""
+def counts(prior: Prior | None, count: Array, used: Float[Array, " K"] | None = None) -> tuple[Array, Array, Array]:
+    """N_k of eqs. (7), (8) and (11), from that of the samples."""
     if prior is None:
-        return count, count
+        return count, count, count
     used = jnp.ones_like(count) if used is None else used
-    return count + (prior.weight - prior.shrinkage) * used, count + (prior.count - prior.shrinkage) * used
+    return count + prior.shrinkage * used, count + prior.count * used, count + prior.weight * used

@@ -192,7 +192,7 @@ def sweep(
     """
     key = checks.check_key(key)
     advice = "inside jit use jaxgmm.fit for each number of components"
-    checks.refuse_trace("sweep", advice, key, X, sample_weight)
+    checks.refuse_trace("sweep", advice, key, X, sample_weight, prior)
     data, offset = admit(X, sample_weight)
     n_present = checks.n_present(sample_weight, len(data.X))
     counts, families = _grid(n_components, covariance_type, prior, n_present, data.X.shape[1])

@@ -263,7 +263,7 @@ class GaussianMixture(FittedMixture):
         12.838
         """
         mean = self.score(X, sample_weight=sample_weight)
-        return 2 * n_free_parameters(self.params_) - 2 * mean * _total(X, sample_weight)
+        return 2 * self._n_parameters() - 2 * mean * _total(X, sample_weight)
 
     def bic(self, X: Any, sample_weight: Any = None) -> float:
         """The Bayesian information criterion, m ln n - 2 L, n the total weight.
@@ -288,7 +288,10 @@ class GaussianMixture(FittedMixture):
         """
         mean = self.score(X, sample_weight=sample_weight)
         total = _total(X, sample_weight)
-        return n_free_parameters(self.params_) * math.log(total) - 2 * mean * total
+        return self._n_parameters() * math.log(total) - 2 * mean * total
+
+    def _n_parameters(self) -> int:
+        return n_free_parameters(self.params_)
 
     def _given(self, structure: Structure, n_features: int, dtype: np.dtype) -> dict[str, np.ndarray]:
         """What was given to start from, checked, by the names of ``GMMParams``."""

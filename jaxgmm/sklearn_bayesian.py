@@ -105,7 +105,7 @@ class BayesianGaussianMixture(FittedMixture):
       weight_concentration_prior_, mean_precision_prior_, mean_prior_, degrees_of_freedom_prior_, covariance_prior_: the prior.
       converged_: did the change fall below ``tol``?
       n_iter_: iterations of the start that won.
-      lower_bound_: the evidence bound, nats.
+      lower_bound_: the evidence bound, nats; less the volume of a covariance prior that is singular.
       lower_bounds_: the same after each iteration, of the first 16,384.
       status_: how the fit ended, in words, with advice.
       params_, posterior_: the expected mixture and the posterior, of NumPy arrays, for the functions of jaxgmm.
@@ -209,7 +209,7 @@ class BayesianGaussianMixture(FittedMixture):
         talk = Talk(self.verbose, self.verbose_interval, 1.0, away)
         passes = max(self.max_iter - 1, 0)  # the first iteration is the one that evaluates the start
         before = self.lower_bound_ + away if held is not None else -np.inf
-        prior = self._prior()
+        prior = self._prior(structure, self.n_components)
         X = X if unit == 1 else X / X.dtype.type(unit)
         with in_precision(X.dtype):
             data, _ = admit(*in_padded(X, sample_weight), vanishing=self.reg_covar > 0)
@@ -231,7 +231,7 @@ class BayesianGaussianMixture(FittedMixture):
 
             runs = [run for run in together(map(follow, starts), at_once(data.X)) if run is not None]
             ends = [jax.tree.map(np.asarray, _finished(run, self.max_iter > 0)) for run in runs]
-        (end, expected), bound, status, n_iter, record = max(ends, key=lambda end: end[1] if np.isfinite(end[1]) else -np.inf)
+        (end, expected), bound, status, n_iter, record = max(ends, key=_standing)
         if status == Status.NONFINITE:
             raise ValueError(COLLAPSED)
         bounds = (record.astype(np.float64) - away)[: n_iter + 1].tolist()
@@ -272,22 +272,22 @@ class BayesianGaussianMixture(FittedMixture):
             "concentration": np.array(self.weight_concentration_),
             "shrinkage": np.asarray(self.mean_precision_),
             "means": params.means,
-            "dof": np.asarray(self.degrees_of_freedom_ * self._copies(structure)),
+            "dof": np.asarray(self.degrees_of_freedom_ * self._copies(structure, len(self.weights_))),
             "cov": params.cov,
         }
         kind = WEIGHTS["dirichlet_process" if stacked else "dirichlet"]
-        return Posterior(**held, prior=self._prior(), structure=structure, weights=kind)
+        return Posterior(**held, prior=self._prior(structure, len(self.weights_)), structure=structure, weights=kind)
 
     @property
     def _held(self) -> Posterior:
         return self.posterior_
 
-    def _copies(self, structure: Structure) -> int:
+    def _copies(self, structure: Structure, n_components: int) -> int:
         """scikit-learn counts a shared matrix as a K-th of K."""
-        return 1 if structure.by_component else self.n_components
+        return 1 if structure.by_component else n_components
 
-    def _prior(self) -> Hyperparameters:
-        copies = self._copies(self._structure())
+    def _prior(self, structure: Structure, n_components: int) -> Hyperparameters:
+        copies = self._copies(structure, n_components)
         return Hyperparameters(
             np.asarray(self.weight_concentration_prior_),
             np.asarray(self.mean_precision_prior_),
@@ -367,7 +367,7 @@ class BayesianGaussianMixture(FittedMixture):
         concentration = np.array(posterior.concentration)
         self.weight_concentration_ = concentration if concentration.ndim == 1 else tuple(concentration)
         self.mean_precision_ = np.array(posterior.shrinkage)
-        self.degrees_of_freedom_ = np.array(posterior.dof)[()] / self._copies(posterior.structure)
+        self.degrees_of_freedom_ = np.array(posterior.dof)[()] / self._copies(posterior.structure, posterior.n_components)
 
 
 def _in_unit(prior: Hyperparameters, unit: float) -> Hyperparameters:
@@ -413,8 +413,15 @@ def _problem(samples: Samples, noise: Array, prior_volume: Array) -> loop.Proble
     return loop.Problem(cycle, lambda _, found: found.after, objective, ascends=False)
 
 
+def _standing(end: tuple[Any, ...]) -> float:
+    """The bound of a start that ended well."""
+    _, bound, status, *_ = end
+    return float(bound) if status != Status.NONFINITE and np.isfinite(bound) else -np.inf
+
+
 def _problem_of(posterior: Posterior, data: Data, centre: Array, noise: Array, small: bool) -> loop.Problem:
     prior_volume = volume(posterior.structure, posterior.prior.scale, posterior.n_features)
+    prior_volume = jnp.where(jnp.isfinite(prior_volume), prior_volume, 0)  # of a singular prior: a constant of all steps
     return _problem(Samples(data.X, data.weight, centre, small=small), noise, prior_volume)
 
 

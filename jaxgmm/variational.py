@@ -205,7 +205,7 @@ def fit_variational_from(
     >>> jax.vmap(fitted)(jax.random.split(jax.random.key(1), 2), jax.numpy.stack([X, X + 1])).shape
     (2,)
     """
-    X = checks.check_samples(X, start)
+    X = checks.check_samples(X, start.mixture if isinstance(start, Posterior) else start)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     structure, dtype = _structure(start.structure), float_dtype(X)
     _, tol, max_iter, _, trace = check_options(X, tol, max_iter, None, None, trace)

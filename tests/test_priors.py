@@ -173,6 +173,27 @@ def test_components_out_of_use_have_no_prior(x64):
     assert ends[1].params.weights[2] == 0
 
 
+def test_an_empty_component_and_a_strong_prior_are_no_trouble():
+    """ln 0 of a weight, and N_k beside many pseudo-observations in single precision."""
+    X = random_samples()
+    labels = (np.arange(N) % 2).astype(np.int32)
+    prior = jaxgmm.default_prior(X, K, concentration=2.0)
+    found = jaxgmm.fit(jax.random.key(0), X, K, init=labels, prior=prior)
+    assert found.status == jaxgmm.Status.CONVERGED
+    assert np.asarray(found.params.weights).min() > 0
+    pinned = jaxgmm.default_prior(X, K, shrinkage=1e9)
+    found = jaxgmm.fit(jax.random.key(0), X, K, init=labels, prior=pinned)
+    np.testing.assert_allclose(found.params.means, np.tile(pinned.mean, (K, 1)), rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(found.params.weights).sum(), 1, rtol=1e-6)
+
+
+def test_an_offset_takes_no_digits_of_a_prior():
+    X = random_samples(dtype=np.float64)
+    near, far = jaxgmm.default_prior(X, K), jaxgmm.default_prior(X + 1e8, K)
+    np.testing.assert_allclose(far.scatter, near.scatter, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(far.mean) - 1e8, near.mean, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_a_sweep_takes_priors_as_an_axis(x64):
     X = random_samples()

@@ -169,3 +169,14 @@ def test_steps_are_those_of_scikit_learn(name, kind):
     for attribute in ("weights_", "means_", "covariances_", "precisions_cholesky_", "mean_precision_", "degrees_of_freedom_"):
         np.testing.assert_allclose(getattr(ours, attribute), getattr(theirs, attribute), rtol=1e-8, atol=1e-10)
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-10)
+
+
+@pytest.mark.slow
+def test_the_estimator_takes_a_constant_feature_as_scikit_learn_does():
+    """The prior from such samples is singular, and its volume a constant of all steps."""
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    X[:20] += 4
+    X = np.c_[X, np.ones(40)]
+    ours, theirs = (kind(2, random_state=0).fit(X) for kind in (BayesianGaussianMixture, mixture.BayesianGaussianMixture))
+    np.testing.assert_allclose(ours.means_, theirs.means_, rtol=1e-8)
+    assert ours.n_iter_ == theirs.n_iter_

@@ -1,7 +1,8 @@
 """Mixtures of factor analysers and of principal-component analysers: few numbers for many features.
 
 A sample of component k is x = mu_k + L_k z + e, factors z ~ N(0, 1) in Q dimensions, noise e ~ N(0, Psi_k) without correlation,
-so that Sigma_k = L_k L_k^T + Psi_k. No matrix of D x D is formed. By Woodbury's identity, with M = 1 + L^T Psi^-1 L,
+so that Sigma_k = L_k L_k^T + Psi_k. No D x D matrix is formed, but for a
+prior. By Woodbury's identity, with M = 1 + L^T Psi^-1 L,
 
     u = M^-1 L^T Psi^-1 (x - mu),    r = Psi^-1/2 (x - mu - L u),
     (x - mu)^T Sigma^-1 (x - mu) = |r|^2 + |u|^2,    |Sigma| = |Psi| |M|,
