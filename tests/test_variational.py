@@ -176,7 +176,7 @@ def test_the_estimator_takes_a_constant_feature_as_scikit_learn_does():
     """The prior from such samples is singular, and its volume a constant of all steps."""
     X = np.random.default_rng(0).normal(size=(40, 2))
     X[:20] += 4
-    X = np.c_[X, np.ones(40)]
-    ours, theirs = (kind(2, random_state=0).fit(X) for kind in (BayesianGaussianMixture, mixture.BayesianGaussianMixture))
+    X, classes = np.c_[X, np.ones(40)], (BayesianGaussianMixture, mixture.BayesianGaussianMixture)
+    ours, theirs = (kind(n_components=2, random_state=0).fit(X) for kind in classes)
     np.testing.assert_allclose(ours.means_, theirs.means_, rtol=1e-8)
     assert ours.n_iter_ == theirs.n_iter_
