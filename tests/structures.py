@@ -13,7 +13,8 @@ FACTORS = ["UUC-1", "UUU-1", "UCU-1", "UCC-1", "CUU-1", "CUC-1", "CCU-1", "CCC-1
 QUICK = [*NAMES, "VVE", "UUC-1"]
 SLOW = [name for name in [*FAMILIES, "UUU-1", "CUC-1", "CCU-1"] if name not in QUICK]
 FAMILIES_OF_MCLUST = [*NAMES, "VVE", *(pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES if name != "VVE")]
-EVERY = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+LONG = "UUU-1", "CUC-1"
+EVERY = [*QUICK, *(pytest.param(n, marks=pytest.mark.long if n in LONG else pytest.mark.slow) for n in SLOW)]
 N, D, K = 23, 2, 3
 
 

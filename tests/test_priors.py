@@ -19,7 +19,7 @@ CASES = [
     pytest.param(
         case,
         id="{dataset} {model} {G} {tag}".format(**case),
-        marks=() if (case["model"], case["G"], case["dataset"]) == ("VVV", 2, "faithful") else pytest.mark.slow,
+        marks=() if (case["model"], case["G"], case["dataset"]) == ("VVV", 2, "faithful") else pytest.mark.long,
     )
     for case in reference.map_prior()
     if case["tag"] != "default" or case["G"] == 3 or (case["model"], case["G"]) == ("VVV", 2)  # others are other programs
@@ -69,7 +69,7 @@ def test_density_is_scipys(x64):
 
 
 NEVER = [(family, np.float64) for family in (*NAMES, "VVE")] + [
-    pytest.param(family, dtype, marks=pytest.mark.slow)
+    pytest.param(family, dtype, marks=pytest.mark.long)
     for family, dtype in [*((family, np.float64) for family in SLOW), *((family, np.float32) for family in NAMES)]
 ]
 

@@ -49,6 +49,12 @@ def global_random_seed():
     return 42
 
 
-@parametrize_with_checks([GaussianMixture(), BayesianGaussianMixture()])
+@parametrize_with_checks([GaussianMixture()])
 def test_checks_of_any_estimator(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.long
+@parametrize_with_checks([BayesianGaussianMixture()])
+def test_checks_of_any_estimator_of_the_bayesian(estimator, check):
     check(estimator)
