@@ -99,7 +99,8 @@ def test_single_precision_keeps_its_digits_where_factors_explain_nearly_all():
     found = []
     for dtype in (np.float64, np.float32):
         with jax.enable_x64(dtype is np.float64):
-            params = jax.tree.map(lambda leaf: leaf.astype(dtype), one(np.zeros(40), loadings, noise, FactorAnalyzers(3)))  # noqa: B023
+            exact = one(np.zeros(40), loadings, noise, FactorAnalyzers(3))
+            params = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), exact)
             turn = jaxgmm.maximise(params, jaxgmm.statistics(params, X.astype(dtype)))
             found.append([np.asarray(a, np.float64) for a in (jaxgmm.log_prob(params, X.astype(dtype)), turn.cov[0, :, -1])])
     np.testing.assert_allclose(found[1][0], found[0][0], atol=2e-2)  # x / noise is 1e3, and its square 1e6
