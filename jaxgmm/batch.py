@@ -161,7 +161,10 @@ def _clusters(
         used = n_components if n_used is None else n_used
         return first_clusters(key, samples.X, samples.weight, used, least, n_components, search)
 
-    return _in_groups(lambda index: data.over_lanes(find, index, None, *_rows((keys, n_used), index)), len(keys), n_live, width)
+    found = _in_groups(lambda index: data.over_lanes(find, index, None, *_rows((keys, n_used), index)), len(keys), n_live, width)
+    if data.shared and data.owner is None and n_used is None:  # then it is one, and of D x D numbers one is enough
+        return found._replace(cov=found.cov[0])
+    return found
 
 
 @partial(jax.jit, static_argnames=("plan", "width"))
@@ -178,12 +181,14 @@ def _begin(
     width: int,
 ) -> Batch:
     n_lanes = len(keys)
+    cov = clusters.cov if clusters is not None and clusters.cov.ndim == 2 else None  # of all lanes
+    clusters = clusters if cov is None else clusters._replace(cov=None)
 
     def start(samples: Samples, key: Array, n_used: Array | None, clusters: Clusters | None) -> GMMParams:
         if isinstance(given, GMMParams):
             return given
         used = plan.n_components if n_used is None else n_used
-        known = given if clusters is None else clusters
+        known = given if clusters is None else clusters if cov is None else clusters._replace(cov=cov)
         return first_mixture(key, samples.X, samples.weight, known, used, plan.init, plan.n_components, plan.structure)
 
     def start_group(index: Array) -> GMMParams:
