@@ -207,6 +207,20 @@ def test_a_sweep_takes_priors_as_an_axis(x64):
     assert np.isfinite(grid.cross_validation).all()
 
 
+def test_priors_of_a_sweep_have_a_column_each():
+    X = random_samples()
+    weak = jaxgmm.default_prior(X, 1, "spherical")
+    strong = jaxgmm.default_prior(X, 1, "spherical", scale=9.0, dof=30.0)
+    options = {"n_restarts": 1, "max_iter": 3, "init": "random_from_data"}
+    for prior, names in (
+        ([weak, None, strong], ["given 1", "none", "given 2"]),
+        ([None, weak, "default"], ["none", "given", "default"]),
+    ):
+        grid = jaxgmm.sweep(jax.random.key(0), X, 1, "spherical", prior=prior, **options)
+        assert grid.prior.tolist() == names
+        assert len(repr(grid).splitlines()[2].split()) == 4
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
