@@ -110,6 +110,15 @@ class FactorAnalyzers(Structure):
     def least_features(self) -> int:
         return self.n_factors + 1
 
+    def unequal(self, cov: np.ndarray) -> str:
+        loadings, noise = cov[..., :-1], cov[..., -1]
+        stored = {
+            "loadings that components share": (self.loadings == "shared", loadings, 0),
+            "noise that components share": (self.noise == "shared", noise, 0),
+            "noise that features share": (self.isotropic, noise, 1),
+        }
+        return next((name for name, (one, part, axis) in stored.items() if one and not _equal(part, axis)), "")
+
     def n_free(self, n_components: int, n_features: int) -> int:
         most = n_features * (n_features + 1) // 2
         n_noise = 1 if self.isotropic else n_features
@@ -353,6 +362,11 @@ class FactorAnalyzers(Structure):
     def _n_loadings(self, n_features: int) -> int:
         """Loadings but for a rotation: D Q - Q (Q - 1) / 2."""
         return len(self._lower(n_features)[0])
+
+
+def _equal(part: np.ndarray, axis: int) -> bool:
+    """Along the axis, but for what is lost where numbers are written in single precision."""
+    return bool((np.ptp(part, axis=axis) <= 1e-5 * np.abs(part).max(axis=axis)).all())
 
 
 def _parts(cov: Float[Array, "... D E"]) -> tuple[Float[Array, "... D Q"], Float[Array, "... D"]]:
