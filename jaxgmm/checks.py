@@ -389,13 +389,14 @@ def _check_semidefinite(name: str, matrix: np.ndarray) -> None:
         raise ValueError(f"{name} must be finite, symmetric and positive semidefinite; got {matrix.tolist()}.")
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """One of ``choices``, or a sentence with the nearest."""
+def check_choice(name: str, value: Any, choices: Iterable[str], others: Iterable[str] = ()) -> str:
+    """One of ``choices``, or a sentence with the nearest, which may be one of ``others`` that the caller knows as well."""
     known = list(choices)
     if isinstance(value, str) and value in known:
         return value
-    near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.4) if isinstance(value, str) else []
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    spelt = {word.lower(): word for word in (*others, *known)}
+    near = difflib.get_close_matches(value.lower(), spelt, n=1, cutoff=0.4) if isinstance(value, str) else []
+    hint = f" Did you mean {spelt[near[0]]!r}?" if near else ""
     raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.{hint}")
 
 

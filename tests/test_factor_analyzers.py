@@ -144,6 +144,24 @@ def test_a_file_holds_equal_numbers_where_they_are_shared(name, place, words, tm
             again()
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("UUX-5", "UUU-5"),
+        ("uuu-5", "UUU-5"),
+        ("UUU5", "UUU-5"),
+        ("UUU_12", "UUU-12"),
+        ("ccu", "CCU-1"),
+        ("vei", "VEI"),
+        ("vvv", "VVV"),
+        ("fulll", "full"),
+    ],
+)
+def test_a_misspelt_name_is_answered_by_the_nearest(name, near):
+    with pytest.raises(ValueError, match=f"got '{name}'. Did you mean '{near}'"):
+        get_structure(name)
+
+
 def test_the_door_names_what_is_wrong():
     X = random_samples()
     for make, message in (

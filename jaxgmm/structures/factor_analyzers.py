@@ -19,6 +19,7 @@ Rubin and Wu (1998), "Parameter expansion to accelerate EM", for the scale of th
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -102,6 +103,12 @@ class FactorAnalyzers(Structure):
         word = {letter: word for word, letter in SHARING.items()}
         first, second, third, n_factors = match.groups()
         return FactorAnalyzers(int(n_factors), loadings=word[first], noise=word[second], isotropic=third == "C")
+
+    @staticmethod
+    def names_like(name: str) -> list[str]:
+        """The names of all families with as many factors as ``name`` says, or one."""
+        found = re.search(r"[1-9]\d*", name)
+        return [f"{''.join(letters)}-{found[0] if found else 1}" for letters in itertools.product("CU", repeat=3)]
 
     # The family.
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
