@@ -297,6 +297,16 @@ def check_params(params: Any) -> None:
         )
 
 
+def check_free(free: Any, cov_shape: tuple[int, ...]) -> None:
+    """As many numbers as the mixture has: (K,) for its weights, and of ``cov_shape`` for its covariances."""
+    for name, shape in (("weights", (free.n_components,)), ("cov", cov_shape)):
+        if np.shape(getattr(free, name)) != shape:
+            raise ValueError(
+                f"free.{name} must have shape {shape} for {free.n_components} {free.structure.name} components in "
+                f"{free.n_features} features; got {np.shape(getattr(free, name))}."
+            )
+
+
 def check_hyperparameters(prior: Any, n_features: int, least_dof: float, scale_shape: tuple[int, ...]) -> dict[str, Any]:
     """The numbers of a prior, by name; None where one is left to the data."""
     if not hasattr(prior, "shrinkage"):

@@ -288,9 +288,7 @@ def _priors(
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, n_restarts, axis=0), in_lanes)
 
 
-def _row(
-    result: FitResult, prior: str, total: float, single: float, about: Overlap, held_out: np.ndarray
-) -> dict[str, Any]:
+def _row(result: FitResult, prior: str, total: float, single: float, about: Overlap, held_out: np.ndarray) -> dict[str, Any]:
     """What a ``Sweep`` says of a fit; ``prior`` is a name, ``single`` the log-likelihood of one component, ``total`` the weight
     of samples."""
     params, log_l = result.params, float(result.log_likelihood)
