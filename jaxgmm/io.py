@@ -154,8 +154,8 @@ def from_dict(numbers: Mapping[str, Any]) -> GMMParams:
       The mixture: JAX arrays, or NumPy arrays where the numbers are float64 and x64 is off.
 
     Raises:
-      ValueError: entries that are missing, or say what is not known here; shapes that do not fit; numbers that are no mixture; factor
-        analysers as in ``load``. Further entries are ignored.
+      ValueError: entries that are missing, or say what is not known here; shapes that do not fit; numbers that are no mixture;
+        factor analysers as in ``load``. Further entries are ignored.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.5]], [[[2.0]]])

@@ -237,8 +237,8 @@ class GaussianMixture(FittedMixture):
         checks.check_params(params)
         if params.structure.name not in CLASSICS:
             raise ValueError(
-                f"scikit-learn knows {', '.join(CLASSICS)}, but params is {params.structure.name!r}. As 'full' the same mixture "
-                "is GMMParams.from_moments(params.weights, params.means, jaxgmm.covariances(params))."
+                f"scikit-learn knows {', '.join(CLASSICS)}, but params is {params.structure.name!r}. As 'full' the same "
+                "mixture is GMMParams.from_moments(params.weights, params.means, jaxgmm.covariances(params))."
             )
         made = cls(params.n_components, covariance_type=params.structure.name, **arguments)
         made._keep(jax.tree.map(np.asarray, params))
