@@ -180,3 +180,16 @@ def test_the_estimator_takes_a_constant_feature_as_scikit_learn_does():
     ours, theirs = (kind(n_components=2, random_state=0).fit(X) for kind in classes)
     np.testing.assert_allclose(ours.means_, theirs.means_, rtol=1e-8)
     assert ours.n_iter_ == theirs.n_iter_
+
+
+def test_a_result_shows_itself_in_a_line():
+    start, X = random_mixture("full", k=1), random_samples()
+    one = jaxgmm.fit_variational_from(start, X, max_iter=0)
+    assert one.message == "not converged after 0 iterations. Raise max_iter, or raise tol."
+    assert repr(one) == f"<VariationalResult: K = 1, D = 2, full, bound {float(one.bound):.7g} nats; {one.message}>"
+    assert "evidence bound fell" in one._replace(status=np.int32(Status.DECREASED)).message
+    several = jax.tree.map(lambda leaf: np.stack([leaf] * 2), one)
+    assert repr(several) == "<VariationalResult (2,): K = 1, D = 2, full; 2 ITERATION_LIMIT>"
+    with pytest.raises(ValueError, match=r"a batch of \(2,\) results"):
+        _ = several.message
+    assert repr(jax.tree.map(lambda leaf: 0, one)).startswith("VariationalResult(posterior=")
