@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxgmm.checks import check_array, check_centre, check_free, check_params, is_traced
+from jaxgmm.checks import check_array, check_centre, check_definite, check_free, check_params, is_traced
 from jaxgmm.numerics import float_dtype, weighted_quantile
 from jaxgmm.structures import Structure, get_structure
 
@@ -110,9 +110,7 @@ def _check_moments(weights: np.ndarray, means: np.ndarray, covariances: np.ndarr
     if not np.isfinite(means).all():
         raise ValueError("means must be finite.")
     for k, sigma in enumerate(covariances):
-        scale = np.abs(sigma).max()
-        if not np.isfinite(scale) or np.abs(sigma - sigma.T).max() > 1e-5 * scale or np.linalg.eigvalsh(sigma)[0] <= 0:
-            raise ValueError(f"covariances[{k}] must be finite, symmetric and positive definite; got {sigma.tolist()}.")
+        check_definite(f"covariances[{k}]", sigma)
 
 
 def cast(params: GMMParams, dtype: jnp.dtype) -> GMMParams:

@@ -1,5 +1,7 @@
 """Priors as pseudo-observations: mclust's MAP fits, and laws."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -242,5 +244,13 @@ def test_what_is_no_prior_is_refused():
         jaxgmm.fit(jax.random.key(0), X, 2, prior=3)
     with pytest.raises(ValueError, match=r"prior\.mean must have shape"):
         jaxgmm.fit(jax.random.key(0), X, 2, prior=jaxgmm.default_prior(np.ones((3, 5)), 2))
+    known = jaxgmm.default_prior(X, 2)
+    for change, words in (
+        ({"count": -1.0}, "count must be a finite number, zero or more"),
+        ({"weight": np.nan}, "weight must be finite"),
+        ({"scatter": -np.eye(2)}, "scatter must be finite, symmetric and positive semidefinite"),
+    ):
+        with pytest.raises(ValueError, match=rf"prior\.{words}"):
+            jaxgmm.fit(jax.random.key(0), X, 2, prior=replace(known, **change))
     with pytest.raises(ValueError, match="prior must be one of"):
         jaxgmm.fit(jax.random.key(0), X, 2, prior="weak")

@@ -144,6 +144,8 @@ def test_restarts_and_statuses(x64):
     [
         (Hyperparameters(concentration=0.0), "concentration must be a finite number above 0"),
         (Hyperparameters(dof=1.0), "dof must be a finite number above 1"),
+        (Hyperparameters(shrinkage=np.ones(2)), "shrinkage must be a finite number above 0"),
+        (Hyperparameters(mean=np.array([0.0, np.nan])), "mean must be finite"),
         (Hyperparameters(mean=np.zeros(3)), r"mean must have shape \(2,\)"),
         (Hyperparameters(scale=np.array([[1.0, 2.0], [2.0, 1.0]])), "positive definite"),
         ({"dof": 3}, "must be Hyperparameters"),
