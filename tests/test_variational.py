@@ -173,6 +173,34 @@ def test_steps_are_those_of_scikit_learn(name, kind):
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"tol": "small"}, "tol must be a finite number, zero or more; got 'small'"),
+        ({"tol": -1.0}, "tol must be a finite number, zero or more; got -1"),
+        ({"mean_precision_prior": -1.0}, "mean_precision_prior must be a finite number above 0; got -1"),
+        (
+            {"covariance_type": "spherical", "covariance_prior": -1.0},
+            "covariance_prior must be a finite number above 0",
+        ),
+        ({"covariance_type": "spherical", "covariance_prior": [1.0]}, "covariance_prior must be a finite number above 0"),
+        ({"covariance_type": "diag", "covariance_prior": [1.0, -1.0]}, "'diag covariance_prior' should be positive"),
+        ({"covariance_prior": -np.eye(2)}, "'full covariance_prior' should be symmetric, positive-definite"),
+        ({"warm_start": True, "n_components": 3}, "warm_start goes on with 1 full components"),
+        ({"warm_start": True, "mean_prior": [1.0]}, r"'means' should have the shape of \(2,\)"),
+    ],
+)
+def test_a_fit_of_the_estimator_that_is_refused_leaves_the_last_one(arguments, words):
+    X = random_samples(dtype=np.float64)
+    estimator = BayesianGaussianMixture(random_state=0).fit(X)
+    fields = [name for name in vars(estimator) if name.endswith("_")]
+    before = {name: getattr(estimator, name) for name in fields}
+    with pytest.raises(ValueError, match=words):
+        estimator.set_params(mean_precision_prior=2.0).set_params(**arguments).fit(X + 1)
+    for name in fields:
+        np.testing.assert_array_equal(getattr(estimator, name), before[name])
+
+
 @pytest.mark.slow
 def test_the_estimator_takes_a_constant_feature_as_scikit_learn_does():
     """The prior from such samples is singular, and its volume a constant of all steps."""
