@@ -64,7 +64,7 @@ ADVICE = {
 }
 
 
-def advice(status: int, n_iter: int, words: Mapping[int, str] = ADVICE) -> str:
+def advice(status: int, n_iter: int, words: Mapping[Status, str] = ADVICE) -> str:
     """The status as a sentence that says what to do."""
     return words[Status(int(status))].format(n_iter=int(n_iter))
 

@@ -95,7 +95,7 @@ def shown(result: Any, holder: str, value: str) -> str:
     return f"<{name}: {shape}, {value.replace('_', '-')} {float(getattr(result, value)):.7g} nats; {result.message}>"
 
 
-def message_of(result: Any, words: Mapping[int, str] = loop.ADVICE) -> str:
+def message_of(result: Any, words: Mapping[Status, str] = loop.ADVICE) -> str:
     """The status of one result in ``words``."""
     if result.status.ndim:
         raise ValueError(

@@ -88,7 +88,7 @@ class BayesianGaussianMixture(FittedMixture):
       weight_concentration_prior: gamma or alpha_0; 1 / K without.
       mean_precision_prior: kappa_0, in samples; 1 without.
       mean_prior: (D,) m_0, data units; the mean of X without.
-      degrees_of_freedom_prior: nu_0, above D - 1; D without.
+      degrees_of_freedom_prior: nu_0, above D - 1, of diag and spherical as well, as in scikit-learn; D without.
       covariance_prior: V_0, squared data units: (D, D) full and tied, (D,) diag, a number spherical; that of X without.
       random_state: seed of the starts and of ``sample``. The same seed draws the starts of scikit-learn.
       warm_start: go on from the last fit.
@@ -240,7 +240,7 @@ class BayesianGaussianMixture(FittedMixture):
         if n_iter + 1 > len(bounds):  # a run longer than the record
             bounds[-1] = float(bound) - away
         settled = self.max_iter > 0 and abs(bounds[0] + away - before) < self.tol
-        vars(self).update(asked)
+        self.__dict__.update(asked)
         self._keep(end, expected, unit)
         self.converged_ = self.max_iter > 0 and (settled or bool(status == Status.CONVERGED))
         self.n_iter_ = int(n_iter) + 1 if self.max_iter else 0

@@ -222,8 +222,8 @@ def fit_variational_from(
 
     Raises:
       ValueError: X as in ``e_step``; options outside their range; hyper-parameters of another shape, not positive, a ``dof`` of
-        D - 1 or less, a ``scale`` that is not positive definite; weights as in ``fit_from``; a posterior with another kind of
-        ``weights``.
+        D - 1 or less for full and tied, a ``scale`` that is not positive definite; weights as in ``fit_from``; a posterior with
+        another kind of ``weights``.
 
     Source: see ``fit_variational``.
 

@@ -223,6 +223,12 @@ def test_priors_of_a_sweep_have_a_column_each():
         assert len(repr(grid).splitlines()[2].split()) == 4
 
 
+@pytest.mark.parametrize("name", ["UUU-1", "CCC-1"])
+def test_factor_analysers_have_the_rule_of_full(name):
+    X = random_samples()
+    jax.tree.map(np.testing.assert_array_equal, jaxgmm.default_prior(X, 2, name), jaxgmm.default_prior(X, 2))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -212,6 +212,14 @@ def test_the_estimator_takes_a_constant_feature_as_scikit_learn_does():
     assert ours.n_iter_ == theirs.n_iter_
 
 
+@pytest.mark.parametrize("name", ["diag", "spherical"])
+def test_precisions_that_are_numbers_need_no_more_than_a_positive_dof(name):
+    start, X = random_mixture(name, k=1), random_samples()
+    assert np.isfinite(jaxgmm.fit_variational_from(start, X, prior=Hyperparameters(dof=0.01), max_iter=0).bound)
+    with pytest.raises(ValueError, match="dof must be a finite number above 0"):
+        jaxgmm.fit_variational_from(start, X, prior=Hyperparameters(dof=0.0))
+
+
 def test_a_result_shows_itself_in_a_line():
     start, X = random_mixture("full", k=1), random_samples()
     one = jaxgmm.fit_variational_from(start, X, max_iter=0)
