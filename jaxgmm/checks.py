@@ -249,11 +249,23 @@ def check_folds(n_folds: Any, n_samples: int, n_components: int) -> int:
 
 def check_nonnegative(name: str, value: Any) -> Any:
     """A finite real number of at least zero, or a tracer."""
-    number = value if is_traced(value) else np.asarray(value)
-    kind_is_good = jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)
-    if number.ndim or not kind_is_good or not (is_traced(value) or (np.isfinite(number) and number >= 0)):
+    if not _is_number(value) or not (is_traced(value) or np.asarray(value) >= 0):
         raise ValueError(f"{name} must be a finite number, zero or more; got {value!r}.")
     return value
+
+
+def check_above(name: str, value: Any, bound: float) -> Any:
+    """A finite real number of more than ``bound``, or a tracer."""
+    if not _is_number(value) or not (is_traced(value) or np.asarray(value) > bound):
+        raise ValueError(f"{name} must be a finite number above {bound:g}; got {value!r}.")
+    return value
+
+
+def _is_number(value: Any) -> bool:
+    """Is it real and, as far as that can be seen, finite?"""
+    number = value if is_traced(value) else np.asarray(value)
+    kind_is_good = jnp.issubdtype(number.dtype, jnp.floating) or jnp.issubdtype(number.dtype, jnp.integer)
+    return number.ndim == 0 and kind_is_good and (is_traced(value) or bool(np.isfinite(number)))
 
 
 def check_max_iter(max_iter: Any) -> Any:
@@ -297,32 +309,42 @@ def check_params(params: Any) -> None:
         )
 
 
+def check_free(free: Any, cov_shape: tuple[int, ...]) -> None:
+    """As many numbers as the mixture has: (K,) for its weights, and of ``cov_shape`` for its covariances."""
+    for name, shape in (("weights", (free.n_components,)), ("cov", cov_shape)):
+        if np.shape(getattr(free, name)) != shape:
+            raise ValueError(
+                f"free.{name} must have shape {shape} for {free.n_components} {free.structure.name} components in "
+                f"{free.n_features} features; got {np.shape(getattr(free, name))}."
+            )
+
+
 def check_hyperparameters(prior: Any, n_features: int, least_dof: float, scale_shape: tuple[int, ...]) -> dict[str, Any]:
     """The numbers of a prior, by name; None where one is left to the data."""
     if not hasattr(prior, "shrinkage"):
         raise ValueError(f"prior must be Hyperparameters; got {type(prior).__name__}.")
     found: dict[str, Any] = dict(vars(prior))
-    for name, above in (("concentration", 0.0), ("shrinkage", 0.0), ("dof", least_dof)):
-        if found[name] is None:
-            continue
-        number = found[name] = check_array(f"prior.{name}", found[name])
-        if number.ndim or not (is_traced(number) or (np.isfinite(number) and number > above)):
-            raise ValueError(f"prior.{name} must be a finite number above {above:g}; got {number!r}.")
+    for name, bound in (("concentration", 0.0), ("shrinkage", 0.0), ("dof", least_dof)):
+        if found[name] is not None:
+            check_above(f"prior.{name}", found[name], bound)
     for name, shape in (("mean", (n_features,)), ("scale", scale_shape)):
-        if found[name] is None:
-            continue
-        array = found[name] = check_array(f"prior.{name}", found[name])
-        if array.shape != shape:
-            raise ValueError(f"prior.{name} must have shape {shape}; got {array.shape}.")
-        if not is_traced(array) and not np.isfinite(np.asarray(array)).all():
-            raise ValueError(f"prior.{name} must be finite; got {np.asarray(array).tolist()}.")
+        if found[name] is not None:
+            found[name] = _check_finite(f"prior.{name}", found[name], shape)
     scale = found["scale"]
     if scale is not None and not is_traced(scale):
         values = np.asarray(scale, np.float64)
-        square = values if values.ndim == 2 else np.diag(np.atleast_1d(values))
-        if np.abs(square - square.T).max() > 1e-5 * np.abs(square).max() or np.linalg.eigvalsh(square)[0] <= 0:
-            raise ValueError(f"prior.scale must be symmetric and positive definite; got {values.tolist()}.")
+        check_definite("prior.scale", values if values.ndim == 2 else np.diag(np.atleast_1d(values)))
     return found
+
+
+def _check_finite(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndarray | jax.Array:
+    """An array of this shape, finite where that can be seen."""
+    array = check_array(name, value)
+    if array.shape != shape:
+        raise ValueError(f"{name} must have shape {shape}; got {array.shape}.")
+    if not is_traced(array) and not np.isfinite(np.asarray(array)).all():
+        raise ValueError(f"{name} must be finite; got {np.asarray(array).tolist()}.")
+    return array
 
 
 def check_centre(centre: ArrayLike | None, n_features: int, name: str = "centre") -> np.ndarray | jax.Array | None:
@@ -349,7 +371,7 @@ def check_scale(scale: ArrayLike, n_features: int) -> np.ndarray | jax.Array:
     if array.shape not in ((), (n_features, n_features)):
         raise ValueError(f"scale must be a number or have shape ({n_features}, {n_features}); got shape {array.shape}.")
     if not is_traced(array):
-        _check_semidefinite("scale", np.asarray(array, np.float64).reshape(len(array) if array.ndim else 1, -1))
+        check_definite("scale", np.asarray(array, np.float64).reshape(len(array) if array.ndim else 1, -1), singular=True)
     return array
 
 
@@ -362,15 +384,11 @@ def check_prior(prior: Any, n_features: int, by_name: bool = False) -> Any:
     shapes = {"weight": (), "shrinkage": (), "mean": (n_features,), "count": (), "scatter": (n_features, n_features)}
     arrays = {}
     for name, shape in shapes.items():
-        arrays[name] = array = check_array(f"prior.{name}", getattr(prior, name))
-        if array.shape != shape:
-            raise ValueError(f"prior.{name} must have shape {shape}; got {array.shape}.")
-        if not is_traced(array):
-            values = np.asarray(array, np.float64)
-            if not np.isfinite(values).all() or (shape == () and values < 0):
-                raise ValueError(f"prior.{name} must be finite{', zero or more' * (shape == ())}; got {values.tolist()}.")
-            if name == "scatter":
-                _check_semidefinite("prior.scatter", values)
+        arrays[name] = array = _check_finite(f"prior.{name}", getattr(prior, name), shape)
+        if shape == ():
+            check_nonnegative(f"prior.{name}", array)
+        if name == "scatter" and not is_traced(array):
+            check_definite("prior.scatter", np.asarray(array, np.float64), singular=True)
     return dataclasses.replace(prior, **arrays)
 
 
@@ -382,20 +400,23 @@ def check_prior_sees_all(prior: Any, axis_name: str | None) -> None:
         )
 
 
-def _check_semidefinite(name: str, matrix: np.ndarray) -> None:
+def check_definite(name: str, matrix: np.ndarray, singular: bool = False) -> None:
+    """A symmetric matrix, positive definite or, where it may be ``singular``, semidefinite."""
     size = np.abs(matrix).max()
     symmetric = np.isfinite(size) and np.abs(matrix - matrix.T).max() <= 1e-5 * size
-    if not symmetric or np.linalg.eigvalsh(matrix)[0] < -1e-5 * size:
-        raise ValueError(f"{name} must be finite, symmetric and positive semidefinite; got {matrix.tolist()}.")
+    least = np.linalg.eigvalsh(matrix)[0] if symmetric else np.nan
+    if not (least >= -1e-5 * size if singular else least > 0):
+        raise ValueError(f"{name} must be finite, symmetric and positive {'semi' * singular}definite; got {matrix.tolist()}.")
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
-    """One of ``choices``, or a sentence with the nearest."""
+def check_choice(name: str, value: Any, choices: Iterable[str], others: Iterable[str] = ()) -> str:
+    """One of ``choices``, or a sentence with the nearest, which may be one of ``others`` that the caller knows as well."""
     known = list(choices)
     if isinstance(value, str) and value in known:
         return value
-    near = difflib.get_close_matches(value.lower(), known, n=1, cutoff=0.4) if isinstance(value, str) else []
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    spelt = {word.lower(): word for word in (*others, *known)}
+    near = difflib.get_close_matches(value.lower(), spelt, n=1, cutoff=0.4) if isinstance(value, str) else []
+    hint = f" Did you mean {spelt[near[0]]!r}?" if near else ""
     raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.{hint}")
 
 

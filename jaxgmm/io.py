@@ -63,7 +63,8 @@ def load(path: str | PathLike[str]) -> GMMParams:
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: the file is not one of ours, is truncated, is of another version, or holds numbers that are no mixture.
+      ValueError: the file is not one of ours, is truncated, is of another version, or holds numbers that are no mixture; factor
+        analysers with too few features, or that differ in what they share.
 
     >>> import jaxgmm, tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
@@ -153,8 +154,8 @@ def from_dict(numbers: Mapping[str, Any]) -> GMMParams:
       The mixture: JAX arrays, or NumPy arrays where the numbers are float64 and x64 is off.
 
     Raises:
-      ValueError: entries that are missing, or say what is not known here; shapes that do not fit; numbers that are no mixture.
-        Further entries are ignored.
+      ValueError: entries that are missing, or say what is not known here; shapes that do not fit; numbers that are no mixture;
+        factor analysers as in ``load``. Further entries are ignored.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.5]], [[[2.0]]])
@@ -189,11 +190,17 @@ def _checked(weights: np.ndarray, means: np.ndarray, cov: np.ndarray, structure:
         raise ValueError(
             f"{source} holds shapes that do not fit together: weights {weights.shape}, means {means.shape}, cov {cov.shape}."
         )
+    if means.shape[1] < structure.least_features():
+        raise ValueError(
+            f"{source} holds {structure.name} in {means.shape[1]} features; it needs at least {structure.least_features()}."
+        )
     params = GMMParams(_leaf(weights), _leaf(means), _leaf(cov), structure)
     leaves = (weights, means, cov)
     sound = all(np.issubdtype(leaf.dtype, np.floating) and np.isfinite(leaf).all() for leaf in leaves)
     if not (sound and (weights >= 0).all() and weights.any() and np.isfinite(_log_det(params)).all()):
         raise ValueError(f"{source} holds numbers that are no mixture: weights that are negative or no covariance, or NaN.")
+    if differing := structure.unequal(cov):
+        raise ValueError(f"{source} holds {structure.name}, but {differing} are not equal in it.")
     return params
 
 

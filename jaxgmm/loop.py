@@ -7,7 +7,7 @@ it holds. One turn is one pass over the data: propose the next state from the su
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
@@ -45,6 +45,8 @@ class Status(enum.IntEnum):
     OVERTAKEN = 6
 
 
+OUT_OF_PASSES = "not converged after {n_iter} iterations. Raise max_iter, or raise tol."
+
 ADVICE = {
     Status.ITERATION_LIMIT: "not converged after {n_iter} iterations. Raise max_iter, raise tol, or pass accelerate='squarem'.",
     Status.CONVERGED: "converged after {n_iter} iterations.",
@@ -62,9 +64,9 @@ ADVICE = {
 }
 
 
-def advice(status: int, n_iter: int) -> str:
+def advice(status: int, n_iter: int, words: Mapping[Status, str] = ADVICE) -> str:
     """The status as a sentence that says what to do."""
-    return ADVICE[Status(int(status))].format(n_iter=int(n_iter))
+    return words[Status(int(status))].format(n_iter=int(n_iter))
 
 
 class Objective(NamedTuple):

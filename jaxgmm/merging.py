@@ -68,13 +68,13 @@ class Merging(NamedTuple):
 
         Args:
           gamma: (N, K) responsibilities of the components, of these samples or others.
-          n_clusters: C, the suggested number without.
+          n_clusters: C, the suggested number without; under a trace it must be given.
 
         Returns:
           (N, C) probabilities.
 
         Raises:
-          ValueError: C is not from 1 to K; ``gamma`` has another K.
+          ValueError: C is not from 1 to K, or is left out under a trace; ``gamma`` is no such array, or has another K.
 
         >>> import jaxgmm
         >>> params = jaxgmm.GMMParams.from_moments([1, 1, 2], [[0.0], [0.5], [19.0]], [[[1.0]]] * 3)
@@ -82,8 +82,12 @@ class Merging(NamedTuple):
         >>> merging.proba(jaxgmm.predict_proba(params, [[0.3], [18.0]]), 2).round(3).tolist()
         [[1.0, 0.0], [0.0, 1.0]]
         """
-        gamma = jnp.asarray(checks.check_gamma(gamma, np.shape(gamma)[0], len(self.entropy)))
-        chosen = int(self.n_clusters) if n_clusters is None else checks.check_n_clusters(n_clusters, len(self.entropy))
+        gamma = checks.check_array("gamma", gamma)
+        gamma = jnp.asarray(checks.check_gamma(gamma, len(gamma) if gamma.ndim else 1, len(self.entropy)))
+        if n_clusters is None:
+            checks.refuse_trace("Merging.proba without n_clusters", "give it, as it decides the shape", self.n_clusters)
+            n_clusters = int(self.n_clusters)
+        chosen = checks.check_n_clusters(n_clusters, len(self.entropy))
         return gathered(gamma, jnp.asarray(self.cluster)[chosen - 1], chosen)
 
 

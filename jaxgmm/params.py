@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxgmm.checks import check_array, check_centre, check_params, is_traced
+from jaxgmm.checks import check_array, check_centre, check_definite, check_free, check_params, is_traced
 from jaxgmm.numerics import float_dtype, weighted_quantile
 from jaxgmm.structures import Structure, get_structure
 
@@ -110,9 +110,7 @@ def _check_moments(weights: np.ndarray, means: np.ndarray, covariances: np.ndarr
     if not np.isfinite(means).all():
         raise ValueError("means must be finite.")
     for k, sigma in enumerate(covariances):
-        scale = np.abs(sigma).max()
-        if not np.isfinite(scale) or np.abs(sigma - sigma.T).max() > 1e-5 * scale or np.linalg.eigvalsh(sigma)[0] <= 0:
-            raise ValueError(f"covariances[{k}] must be finite, symmetric and positive definite; got {sigma.tolist()}.")
+        check_definite(f"covariances[{k}]", sigma)
 
 
 def cast(params: GMMParams, dtype: jnp.dtype) -> GMMParams:
@@ -238,7 +236,7 @@ def from_free(free: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
       The mixture.
 
     Raises:
-      ValueError: ``free`` is not the numbers of one mixture; a unit of another shape.
+      ValueError: ``free`` is not the numbers of one mixture, or has more or fewer than such a mixture; a unit of another shape.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [3.0]], [[[1.0]], [[4.0]]], "diag")
@@ -246,9 +244,18 @@ def from_free(free: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
     [[1.0], [4.0]]
     """
     check_params(free)
+    shape = _free_shape(free.structure, free.n_components, free.n_features)
+    check_free(free, shape)
     free, measure = cast(free, float_dtype(free.means)), _measure(free, unit)
     cov = free.structure.from_free(free.cov, measure, free.n_components)
     return GMMParams(jax.nn.softmax(free.weights), free.means * measure[None], cov, free.structure)
+
+
+@cache
+def _free_shape(structure: Structure, n_components: int, n_features: int) -> tuple[int, ...]:
+    """Shape of the free coordinates of covariances."""
+    numbers = (jax.ShapeDtypeStruct(s, np.float32) for s in (structure.shape(n_components, n_features), (n_features,)))
+    return jax.eval_shape(structure.to_free, *numbers).shape
 
 
 def _measure(params: GMMParams, unit: Any) -> Float[Array, " D"]:

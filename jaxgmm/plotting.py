@@ -345,6 +345,7 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str | None 
       ``ax``, or the axes that were made.
 
     Raises:
+      ValueError: cross-validation of a sweep without folds.
       AttributeError: a criterion of another name.
 
     Source: see ``jaxgmm.aic``, ``jaxgmm.bic``, ``jaxgmm.icl``, ``jaxgmm.nec`` and ``jaxgmm.sweep``.
@@ -356,8 +357,10 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str | None 
     >>> plot_criterion(found).lines[-1].get_xdata().tolist()  # the ring
     [2]
     """
-    ax = axes_of(ax, (6.5, 4.0))
     criterion = sweep.criterion if criterion is None else criterion
+    if criterion == "cross_validation" and not sweep.held_out.size:
+        raise ValueError("the sweep has no folds, so no cross-validation to draw; pass n_folds=5, say, to sweep.")
+    ax = axes_of(ax, (6.5, 4.0))
     values = np.asarray(getattr(sweep, criterion), float)
     families = np.array(sweep.family)
     for i, name in enumerate(dict.fromkeys(sweep.family)):

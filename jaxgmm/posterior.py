@@ -44,7 +44,8 @@ class Hyperparameters:
         are used. 1 / K without.
       shrinkage: () kappa_0, positive: samples that ``mean`` is worth. 1 without.
       mean: (D,) m_0, data units. The mean of the samples without.
-      dof: () nu_0, above D - 1: samples that ``scale`` is worth. D without.
+      dof: () nu_0, samples that ``scale`` is worth: above D - 1 for full and tied, above 0 for diag and spherical, whose
+        precisions are numbers. D without.
       scale: V_0, squared data units, a scatter: 1 / nu_0 times it is the covariance expected. (D, D) positive definite for full
         and tied, (D,) for diag, () for spherical. The covariance of the samples without.
 

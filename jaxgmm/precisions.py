@@ -30,15 +30,20 @@ def check_weights(weights: np.ndarray) -> None:
         raise ValueError(f"The parameter 'weights' should be normalized, but got sum(weights) = {weights.sum():.5f}")
 
 
+def check_positive(name: str, parts: np.ndarray, structure: Structure) -> None:
+    """Matrices, variances or inverses of them, in the words of scikit-learn."""
+    if not isinstance(structure, Dense):
+        if (parts <= 0).any():
+            raise ValueError(f"'{name}' should be positive")
+    elif not np.allclose(parts, transposed(parts)) or (np.linalg.eigvalsh(parts) <= 0).any():
+        raise ValueError(f"'{name}' should be symmetric, positive-definite")
+
+
 def inverted(precisions: np.ndarray, structure: Structure) -> np.ndarray:
     """Covariances from precisions that are checked."""
+    check_positive(f"{structure.name} precision", precisions, structure)
     if not isinstance(structure, Dense):
-        if (precisions <= 0).any():
-            raise ValueError(f"'{structure.name} precision' should be positive")
         return 1 / precisions
-    symmetric = np.allclose(precisions, transposed(precisions))
-    if not symmetric or (np.linalg.eigvalsh(precisions) <= 0).any():
-        raise ValueError(f"'{structure.name} precision' should be symmetric, positive-definite")
     cov = np.linalg.inv(precisions)
     return (cov + transposed(cov)) / 2
 

@@ -79,12 +79,13 @@ def default_prior(
     ``dof`` and ``scale`` counts for depends on the family: components that share all of a covariance share the prior of it, and
     the sums of each family are those of Fraley and Raftery (2007). For EII and EEI, where mclust 6.0 ignores the scale and
     the shrinkage, and for VEE, EVE, VVE and EVV, which it leaves out, the rules are ours: of the first two that of EEE for
-    spheres and diagonals, of the others that of VVV.
+    spheres and diagonals, of the others that of VVV. So it is for factor analysers, whatever they share: the prior is on each
+    L_k L_k^T + Psi_k.
 
     Args:
       X: (N, D) samples, in data units.
       n_components: K, that of the fit.
-      covariance_type: structure of the fit, by name.
+      covariance_type: structure of the fit, or its name.
       concentration: of the Dirichlet prior on the weights; one is flat. At least one: below it has no mode.
       shrinkage: samples at ``mean`` that each mu_k is drawn to; zero leaves means free.
       mean: (D,) data units; the mean of X without.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -52,16 +53,8 @@ class FitResult(NamedTuple):
     log_posterior: Array
 
     def __repr__(self) -> str:
-        """Some words where there are numbers; the fields under a trace, and where they hold something else."""
-        leaves = jax.tree.leaves(tuple(self))
-        if checks.is_traced(leaves) or not all(isinstance(leaf, (np.ndarray, np.generic, Array)) for leaf in leaves):
-            return f"FitResult({', '.join(f'{name}={value!r}' for name, value in zip(self._fields, self, strict=True))})"
-        shape = f"K = {self.params.n_components}, D = {self.params.n_features}, {self.params.structure.name}"
-        if self.status.ndim:
-            found, counts = np.unique(np.asarray(self.status), return_counts=True)
-            ends = ", ".join(f"{count} {Status(status).name}" for status, count in zip(found, counts, strict=True))
-            return f"<FitResult {self.status.shape}: {shape}; {ends}>"
-        return f"<FitResult: {shape}, log-likelihood {float(self.log_likelihood):.7g} nats; {self.message}>"
+        """See ``shown``."""
+        return shown(self, "params", "log_likelihood")
 
     @property
     def converged(self) -> Array:
@@ -79,8 +72,33 @@ class FitResult(NamedTuple):
         >>> jaxgmm.fit(jax.random.key(0), [[0.0], [0.2], [9.0]], 1, max_iter=0, n_restarts=1).message.split(".")[0]
         'not converged after 0 iterations'
         """
-        if self.status.ndim:
-            raise ValueError(
-                f"this is a batch of {self.status.shape} results; take one with jax.tree.map(lambda x: x[i], result)."
-            )
-        return loop.advice(int(self.status), int(self.n_iter))
+        return message_of(self)
+
+
+def shown(result: Any, holder: str, value: str) -> str:
+    """Some words where there are numbers; the fields under a trace, and where they hold something else.
+
+    Args:
+      result: a ``FitResult``, or another that has a status.
+      holder: the field that knows K, D and the structure.
+      value: the field with what the fit raised.
+    """
+    name, leaves = type(result).__name__, jax.tree.leaves(tuple(result))
+    if checks.is_traced(leaves) or not all(isinstance(leaf, (np.ndarray, np.generic, Array)) for leaf in leaves):
+        return f"{name}({', '.join(f'{field}={leaf!r}' for field, leaf in zip(result._fields, result, strict=True))})"
+    held = getattr(result, holder)
+    shape = f"K = {held.n_components}, D = {held.n_features}, {held.structure.name}"
+    if result.status.ndim:
+        found, counts = np.unique(np.asarray(result.status), return_counts=True)
+        ends = ", ".join(f"{count} {Status(status).name}" for status, count in zip(found, counts, strict=True))
+        return f"<{name} {result.status.shape}: {shape}; {ends}>"
+    return f"<{name}: {shape}, {value.replace('_', '-')} {float(getattr(result, value)):.7g} nats; {result.message}>"
+
+
+def message_of(result: Any, words: Mapping[Status, str] = loop.ADVICE) -> str:
+    """The status of one result in ``words``."""
+    if result.status.ndim:
+        raise ValueError(
+            f"this is a batch of {result.status.shape} results; take one with jax.tree.map(lambda x: x[i], result)."
+        )
+    return loop.advice(int(result.status), int(result.n_iter), words)

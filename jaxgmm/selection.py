@@ -38,7 +38,7 @@ class Sweep(NamedTuple):
 
     Attributes:
       covariance_type: (G,) names of the structures.
-      prior: (G,) "none", "default" or "given".
+      prior: (G,) "none", "default" or "given"; of several that are given "given 1", "given 2" and so on.
       n_components: (G,) K.
       log_likelihood: (G,) eq. (6), nats.
       n_free_parameters: (G,) see the function.
@@ -212,12 +212,12 @@ def sweep(
 
     shared: dict[int, Clusters] = {}
 
-    def rows_of(structure: Structure, prior: Prior | str | None) -> Run[list[dict[str, Any]]]:
+    def rows_of(structure: Structure, prior: Prior | str | None, called: str) -> Run[list[dict[str, Any]]]:
         plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)), n_restarts)
         known = None if prior is None else (yield partial(_priors, prior, seen, offset, counts, structure, n_restarts))
         running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known, shared)
         advance = partial(batch.advance, data=seen, most=passes, tol=tol, plan=plan)
-        said = None if say is None else partial(say, (structure, prior if isinstance(prior, str) else id(prior)))
+        said = None if say is None else partial(say, (structure, called))
         running = yield from rounds(running, advance, int(passes), n_lanes, said, structure.name)
         every = yield partial(batch.finish, running, n_restarts)
         ends, left_out = folds.parted(jax.tree.map(np.asarray, every), n_folds)  # NumPy compiles nothing for their shapes
@@ -234,7 +234,7 @@ def sweep(
         for i, k in enumerate(counts):
             end, overlap_of_end = jax.tree.map(lambda leaf, i=i: leaf[i], (ends, about))
             result = returned(end._replace(params=_narrowed(end.params, k)), offset)
-            rows.append(_row(result, prior, total, float(single), overlap_of_end, judged[i]))
+            rows.append(_row(result, called, total, float(single), overlap_of_end, judged[i]))
         return rows
 
     with heard(callback, progress) as said:
@@ -249,8 +249,8 @@ def sweep(
 
 def _grid(
     n_components: Any, covariance_type: Any, prior: Any, n_present: int, n_features: int
-) -> tuple[list[int], list[tuple[Structure, Prior | str | None]]]:
-    """The axes of a sweep: numbers of components, and structures with priors."""
+) -> tuple[list[int], list[tuple[Structure, Prior | str | None, str]]]:
+    """The axes of a sweep: numbers of components, and structures with priors and what these are called."""
     several_counts = n_components if isinstance(n_components, Iterable) else [n_components]
     counts = [checks.check_n_components(k, n_present) for k in several_counts]
     if not counts or len(set(counts)) < len(counts):
@@ -263,7 +263,14 @@ def _grid(
     known = [checks.check_prior(one, n_features, by_name=True) for one in priors]
     if not known:
         raise ValueError("prior must name at least one prior; None is maximum likelihood.")
-    return counts, [(structure, one) for structure in structures for one in known]
+    return counts, [(structure, *one) for structure in structures for one in zip(known, _called(known), strict=True)]
+
+
+def _called(priors: list[Prior | str | None]) -> list[str]:
+    """A name for each prior, as ``Sweep.prior`` holds it."""
+    given = [place for place, one in enumerate(priors) if isinstance(one, Prior)]
+    names = {place: f"given {n}" if len(given) > 1 else "given" for n, place in enumerate(given, start=1)}
+    return [names.get(place, str(one or "none")) for place, one in enumerate(priors)]
 
 
 def _priors(
@@ -281,16 +288,15 @@ def _priors(
     return jax.tree.map(lambda leaf: jnp.repeat(leaf, n_restarts, axis=0), in_lanes)
 
 
-def _row(
-    result: FitResult, prior: Prior | str | None, total: float, single: float, about: Overlap, held_out: np.ndarray
-) -> dict[str, Any]:
-    """What a ``Sweep`` says of a fit; ``single`` is the log-likelihood of one component, ``total`` the weight of samples."""
+def _row(result: FitResult, prior: str, total: float, single: float, about: Overlap, held_out: np.ndarray) -> dict[str, Any]:
+    """What a ``Sweep`` says of a fit; ``prior`` is a name, ``single`` the log-likelihood of one component, ``total`` the weight
+    of samples."""
     params, log_l = result.params, float(result.log_likelihood)
     m, gain = n_free_parameters(params), log_l - single
     bic = m * np.log(total) - 2 * log_l
     return {
         "covariance_type": params.structure.name,
-        "prior": "none" if prior is None else prior if isinstance(prior, str) else "given",
+        "prior": prior,
         "n_components": params.n_components,
         "log_likelihood": log_l,
         "n_free_parameters": m,

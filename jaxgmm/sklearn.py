@@ -36,7 +36,7 @@ from jaxgmm.sklearn_bayesian import BayesianGaussianMixture
 from jaxgmm.sklearn_door import shaped, weighted_samples
 from jaxgmm.sklearn_starts import estimated, responsibilities, whitened_clusters
 from jaxgmm.sklearn_words import UNCONVERGED, Talk, in_words, trace_length
-from jaxgmm.structures import Structure
+from jaxgmm.structures import CLASSICS, Structure
 
 __all__ = ["BayesianGaussianMixture", "GaussianMixture"]
 
@@ -217,14 +217,15 @@ class GaussianMixture(FittedMixture):
         """An estimator that holds a mixture as if it had been fitted.
 
         Args:
-          params: one mixture.
+          params: one mixture, full, tied, diag or spherical.
           arguments: further ones of the constructor.
 
         Returns:
           A fitted estimator.
 
         Raises:
-          ValueError: ``params`` is not one mixture, or a covariance has no inverse.
+          ValueError: ``params`` is not one mixture, is of a structure that scikit-learn does not have, or a covariance has no
+            inverse.
           TypeError: arguments that the constructor does not know, or that ``params`` says.
 
         >>> import jaxgmm
@@ -234,6 +235,11 @@ class GaussianMixture(FittedMixture):
         [0, 1]
         """
         checks.check_params(params)
+        if params.structure.name not in CLASSICS:
+            raise ValueError(
+                f"scikit-learn knows {', '.join(CLASSICS)}, but params is {params.structure.name!r}. As 'full' the same "
+                "mixture is GMMParams.from_moments(params.weights, params.means, jaxgmm.covariances(params))."
+            )
         made = cls(params.n_components, covariance_type=params.structure.name, **arguments)
         made._keep(jax.tree.map(np.asarray, params))
         made.n_features_in_ = params.n_features

@@ -54,7 +54,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return self.fit(X, y, **weighted).predict(X)
 
     def predict(self, X: Any) -> np.ndarray:
-        """The component with the largest responsibility, argmax_k gamma(z_nk), eq. (5).
+        """The component with the largest responsibility, argmax_k gamma(z_nk), eq. (5); see ``predict_proba``.
 
         Args:
           X: (N, D) samples, in the units of ``means_``.
@@ -77,6 +77,8 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """Responsibilities, gamma(z_nk) by eq. (5); see ``jaxgmm.e_step``.
+
+        Those of ``BayesianGaussianMixture`` are proportional to exp E ln(pi_k N(x_n | mu_k, Sigma_k)) under the posterior.
 
         Args:
           X: (N, D) samples, in the units of ``means_``.
@@ -118,6 +120,9 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
     def score_samples(self, X: Any) -> np.ndarray:
         """ln p(x_n) of each sample, eq. (1); see ``jaxgmm.log_prob``.
 
+        Of ``BayesianGaussianMixture`` it is ln sum_k exp E ln(pi_k N(x_n | mu_k, Sigma_k)) under the posterior, as in
+        scikit-learn: no density, as it integrates to less than one. ``jaxgmm.log_prob(estimator.params_, X)`` is one.
+
         Args:
           X: (N, D) samples, in the units of ``means_``.
 
@@ -137,6 +142,8 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """The mean log-likelihood of a sample, eq. (6) over the total weight: sum_n w_n ln p(x_n) / sum_n w_n.
+
+        ln p(x_n) is what ``score_samples`` gives.
 
         Args:
           X: (N, D) samples, in the units of ``means_``.
@@ -167,7 +174,7 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return float(np.where(weight > 0, weight * log_px, 0).sum() / weight.sum())
 
     def sample(self, n_samples: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """Draw from the mixture, seeded by ``random_state``: a component k with probability pi_k, then from N(mu_k, Sigma_k).
+        """Draw from ``params_``, seeded by ``random_state``: a component k with probability pi_k, then from N(mu_k, Sigma_k).
 
         Args:
           n_samples: how many.
@@ -218,7 +225,10 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
 
     @classmethod
     def from_sklearn(cls, estimator: BaseEstimator) -> Any:
-        """The same estimator with our engine, fitted if ``estimator`` is.
+        """The estimator with our engine, fitted if ``estimator`` is.
+
+        It answers as scikit-learn's, except that a ``BayesianGaussianMixture`` has expectations of its own (see the class): of
+        diag and spherical responsibilities and scores are others, of tied scores by a constant.
 
         Args:
           estimator: scikit-learn's, of the same name.
@@ -244,7 +254,9 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         return made
 
     def to_sklearn(self) -> Any:
-        """The same estimator with scikit-learn's engine, fitted if this one is: what converters such as skl2onnx know.
+        """The estimator with scikit-learn's engine, fitted if this one is: what converters such as skl2onnx know.
+
+        It answers as this one, with the exceptions of ``from_sklearn``.
 
         Returns:
           The class of the same name in ``sklearn.mixture``, with copies of the attributes.
@@ -275,7 +287,8 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         """Those that no other check sees."""
         for name, least in (("max_iter", 0), ("n_init", 1), ("verbose_interval", 1)):
             checks.check_int(name, getattr(self, name), least)
-        checks.check_nonnegative("reg_covar", self.reg_covar)
+        for name in ("tol", "reg_covar"):
+            checks.check_nonnegative(name, getattr(self, name))
         checks.check_nonnegative("verbose", int(self.verbose) if isinstance(self.verbose, (bool, np.bool_)) else self.verbose)
         if not isinstance(self.warm_start, (bool, np.bool_)):
             raise ValueError(f"warm_start must be True or False; got {self.warm_start!r}.")

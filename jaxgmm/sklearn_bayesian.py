@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ from jaxgmm.posterior import (
     gain,
     volume,
 )
-from jaxgmm.precisions import COLLAPSED, inverted, precisions_cholesky, squared
+from jaxgmm.precisions import COLLAPSED, check_positive, precisions_cholesky, squared
 from jaxgmm.rounds import Run, at_once, rounds, together
 from jaxgmm.sklearn_answers import FittedMixture, in_precision
 from jaxgmm.sklearn_door import shaped, weighted_samples
@@ -87,7 +88,7 @@ class BayesianGaussianMixture(FittedMixture):
       weight_concentration_prior: gamma or alpha_0; 1 / K without.
       mean_precision_prior: kappa_0, in samples; 1 without.
       mean_prior: (D,) m_0, data units; the mean of X without.
-      degrees_of_freedom_prior: nu_0, above D - 1; D without.
+      degrees_of_freedom_prior: nu_0, above D - 1, of diag and spherical as well, as in scikit-learn; D without.
       covariance_prior: V_0, squared data units: (D, D) full and tied, (D,) diag, a number spherical; that of X without.
       random_state: seed of the starts and of ``sample``. The same seed draws the starts of scikit-learn.
       warm_start: go on from the last fit.
@@ -202,14 +203,14 @@ class BayesianGaussianMixture(FittedMixture):
         self._check_arguments()
         checks.check_choice("weight_concentration_prior_type", self.weight_concentration_prior_type, KINDS)
         unit = sklearn_door.unit(X, sample_weight, vanishing=self.reg_covar > 0)
-        held = self.posterior_ if self.warm_start and hasattr(self, "converged_") else None
-        self._set_prior(X, sample_weight, structure)
+        held = self._last_fit(structure, X.shape[1])
+        asked = self._asked_prior(X, sample_weight, structure)
         total = float(len(X) if sample_weight is None else sample_weight.sum(dtype=np.float64))
         away = total * X.shape[1] * math.log(unit)  # the bound of samples in data units is so much less
         talk = Talk(self.verbose, self.verbose_interval, 1.0, away)
         passes = max(self.max_iter - 1, 0)  # the first iteration is the one that evaluates the start
         before = self.lower_bound_ + away if held is not None else -np.inf
-        prior = self._prior(structure, self.n_components)
+        prior = _prior(asked, self._copies(structure, self.n_components))
         X = X if unit == 1 else X / X.dtype.type(unit)
         with in_precision(X.dtype):
             data, _ = admit(*in_padded(X, sample_weight), vanishing=self.reg_covar > 0)
@@ -217,7 +218,8 @@ class BayesianGaussianMixture(FittedMixture):
             noise = jnp.asarray(self.reg_covar / unit**2, X.dtype)
             numbers = jax.tree.map(lambda leaf: jnp.asarray(leaf, X.dtype), _in_unit(prior, unit))
             if held is not None:
-                starts = [jax.tree.map(lambda leaf: jnp.asarray(leaf, X.dtype), self._warm(held, prior, unit))]
+                here = replace(held, means=held.means / unit, cov=held.cov / unit / unit, prior=_in_unit(prior, unit))
+                starts = [jax.tree.map(lambda leaf: jnp.asarray(leaf, X.dtype), here)]
             else:
                 starts = self._starts(X, sample_weight, data, numbers, noise, structure)
             trace = trace_length(self.max_iter)
@@ -238,13 +240,13 @@ class BayesianGaussianMixture(FittedMixture):
         if n_iter + 1 > len(bounds):  # a run longer than the record
             bounds[-1] = float(bound) - away
         settled = self.max_iter > 0 and abs(bounds[0] + away - before) < self.tol
+        self.__dict__.update(asked)
         self._keep(end, expected, unit)
         self.converged_ = self.max_iter > 0 and (settled or bool(status == Status.CONVERGED))
         self.n_iter_ = int(n_iter) + 1 if self.max_iter else 0
         self.lower_bounds_ = bounds if self.max_iter else []
         self.lower_bound_: float = bounds[-1] if self.max_iter else -np.inf
-        each = [value / total for value in bounds]
-        self.status_ = in_words(int(status), self.converged_, self.n_iter_, each, self.tol / total)
+        self.status_ = in_words(int(status), self.converged_, self.n_iter_, [b / total for b in bounds], self.tol / total)
         talk.end(self.converged_, self.lower_bound_)
         if not self.converged_ and self.max_iter:
             warnings.warn(UNCONVERGED, ConvergenceWarning, stacklevel=2)
@@ -276,7 +278,8 @@ class BayesianGaussianMixture(FittedMixture):
             "cov": params.cov,
         }
         kind = WEIGHTS["dirichlet_process" if stacked else "dirichlet"]
-        return Posterior(**held, prior=self._prior(structure, len(self.weights_)), structure=structure, weights=kind)
+        prior = _prior(vars(self), self._copies(structure, len(self.weights_)))
+        return Posterior(**held, prior=prior, structure=structure, weights=kind)
 
     @property
     def _held(self) -> Posterior:
@@ -286,58 +289,55 @@ class BayesianGaussianMixture(FittedMixture):
         """scikit-learn counts a shared matrix as a K-th of K."""
         return 1 if structure.by_component else n_components
 
-    def _prior(self, structure: Structure, n_components: int) -> Hyperparameters:
-        copies = self._copies(structure, n_components)
-        return Hyperparameters(
-            np.asarray(self.weight_concentration_prior_),
-            np.asarray(self.mean_precision_prior_),
-            np.asarray(self.mean_prior_),
-            np.asarray(copies * self.degrees_of_freedom_prior_),
-            np.asarray(copies * self.covariance_prior_),
-        )
-
-    def _set_prior(self, X: np.ndarray, weight: np.ndarray | None, structure: Structure) -> None:
+    def _asked_prior(self, X: np.ndarray, weight: np.ndarray | None, structure: Structure) -> dict[str, Any]:
         """The attributes of the prior, checked, or taken from the data as scikit-learn does."""
         n_features = X.shape[1]
-        for name in ("weight_concentration_prior", "mean_precision_prior", "degrees_of_freedom_prior"):
-            if (value := getattr(self, name)) is not None and not checks.check_nonnegative(name, value) > 0:
-                raise ValueError(f"{name} must be positive; got {value!r}.")
+        shape = structure.shape(1, n_features)
+        shape = shape[1:] if structure.by_component else shape
+        numbers = ["weight_concentration_prior", "mean_precision_prior", "degrees_of_freedom_prior"]
+        for name in numbers if shape else [*numbers, "covariance_prior"]:
+            if (value := getattr(self, name)) is not None:
+                checks.check_above(name, value, 0.0)
         dof = self.degrees_of_freedom_prior
         if dof is not None and dof <= n_features - 1.0:
             raise ValueError(
                 f"The parameter 'degrees_of_freedom_prior' should be greater than {n_features - 1}, but got {dof:.3f}."
             )
         concentration, shrinkage = self.weight_concentration_prior, self.mean_precision_prior
-        self.weight_concentration_prior_ = 1.0 / self.n_components if concentration is None else concentration
-        self.mean_precision_prior_ = 1.0 if shrinkage is None else shrinkage
-        self.degrees_of_freedom_prior_ = n_features if dof is None else dof
         shares = np.ones(len(X), X.dtype) if weight is None else weight
         n = shares.sum() * float(np.maximum(1, (shares > 0).sum() / shares.sum()))
         mean = np.average(X, axis=0, weights=weight)
-        self.mean_prior_ = mean if self.mean_prior is None else shaped("means", self.mean_prior, (n_features,))
-        shape = structure.shape(1, n_features)
-        shape = shape[1:] if structure.by_component else shape
-        if self.covariance_prior is None:
+        scale: Any = self.covariance_prior
+        if scale is None:
             root = (X - mean) * np.sqrt(shares / shares.sum() * (n / (n - 1)))[:, None]
             variance = (root**2).sum(axis=0)
-            self.covariance_prior_: Any = root.T @ root if len(shape) == 2 else variance if shape else variance.mean()
-        else:
+            scale = root.T @ root if len(shape) == 2 else variance if shape else variance.mean()
+        elif shape:
             name = f"{structure.name} covariance_prior"
-            found = shaped(name, self.covariance_prior, shape or (1,))
-            inverted(found, structure)
-            self.covariance_prior_ = found if shape else self.covariance_prior
+            scale = shaped(name, scale, shape)
+            check_positive(name, scale, structure)
+        return {
+            "weight_concentration_prior_": 1.0 / self.n_components if concentration is None else concentration,
+            "mean_precision_prior_": 1.0 if shrinkage is None else shrinkage,
+            "mean_prior_": mean if self.mean_prior is None else shaped("means", self.mean_prior, (n_features,)),
+            "degrees_of_freedom_prior_": n_features if dof is None else dof,
+            "covariance_prior_": scale,
+        }
 
-    def _warm(self, held: Posterior, prior: Hyperparameters, unit: float) -> Posterior:
-        """The last fit to go on from, under the prior of now."""
+    def _last_fit(self, structure: Structure, n_features: int) -> Posterior | None:
+        """The posterior to go on from, if it is asked for."""
+        if not (self.warm_start and hasattr(self, "converged_")):
+            return None
+        held = self.posterior_
         kind = WEIGHTS[KINDS[self.weight_concentration_prior_type]]
-        asked = (self._structure(), kind, self.n_components, len(self.mean_prior_))
+        asked = (structure, kind, self.n_components, n_features)
         if (held.structure, held.weights, *held.means.shape) != asked:
             raise ValueError(
                 f"warm_start goes on with {held.n_components} {held.structure.name} components in {held.n_features} features, "
                 f"{held.weights.name}; now {asked[2]} {asked[0].name} ones in {asked[3]}, {kind.name}, are asked for. "
                 "Fit a clone."
             )
-        return replace(held, means=held.means / unit, cov=held.cov / unit / unit, prior=_in_unit(prior, unit))
+        return held
 
     def _starts(
         self,
@@ -368,6 +368,17 @@ class BayesianGaussianMixture(FittedMixture):
         self.weight_concentration_ = concentration if concentration.ndim == 1 else tuple(concentration)
         self.mean_precision_ = np.array(posterior.shrinkage)
         self.degrees_of_freedom_ = np.array(posterior.dof)[()] / self._copies(posterior.structure, posterior.n_components)
+
+
+def _prior(attributes: Mapping[str, Any], copies: int) -> Hyperparameters:
+    """The prior as the core knows it, from the attributes of an estimator."""
+    return Hyperparameters(
+        np.asarray(attributes["weight_concentration_prior_"]),
+        np.asarray(attributes["mean_precision_prior_"]),
+        np.asarray(attributes["mean_prior_"]),
+        np.asarray(copies * attributes["degrees_of_freedom_prior_"]),
+        np.asarray(copies * attributes["covariance_prior_"]),
+    )
 
 
 def _in_unit(prior: Hyperparameters, unit: float) -> Hyperparameters:

@@ -6,11 +6,12 @@ import time
 
 import numpy as np
 
+from jaxgmm import loop
 from jaxgmm.loop import Status, advice
 from jaxgmm.rounds import Progress
 
 ADVICE = {
-    Status.ITERATION_LIMIT: "not converged after {n_iter} iterations. Raise max_iter, or raise tol.",
+    Status.ITERATION_LIMIT: loop.OUT_OF_PASSES,
     Status.INTERRUPTED: "stopped by Ctrl-C after {n_iter} iterations; these are the best parameters so far. Go on with "
     "warm_start=True.",
     Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs, or is far "

@@ -29,6 +29,7 @@ from jaxgmm.loop import Objective, Status
 from jaxgmm.numerics import float_dtype, samples_per_weight, two_sum
 from jaxgmm.params import GMMParams, best_centre, digits_needed, mixture_centre, moved
 from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, carried, divergence, responsible, stored, volume
+from jaxgmm.result import message_of, shown
 from jaxgmm.structures import CLASSICS, Structure, get_structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics, sum_over
@@ -36,6 +37,15 @@ from jaxgmm.sums import Statistics, sum_over
 SCALE_RIDGE = 1e-6
 """What is added to the covariance of the samples as a prior scale, as a share of the variance of each feature: a constant
 feature, or fewer samples than features, leave it singular."""
+
+
+ADVICE = loop.ADVICE | {
+    Status.ITERATION_LIMIT: loop.OUT_OF_PASSES,
+    Status.DECREASED: "the evidence bound fell by more than rounding explains at iteration {n_iter}; the better posterior was "
+    "kept. Scale the features alike, or use float64.",
+    Status.NONFINITE: "the evidence bound became NaN or infinite at iteration {n_iter}; the posterior is the last finite one. "
+    "Lower n_components, or look for NaN in X.",
+}
 
 
 class Evidence(NamedTuple):
@@ -68,8 +78,10 @@ class VariationalResult(NamedTuple):
 
     >>> import jax, jaxgmm
     >>> result = jaxgmm.fit_variational(jax.random.key(0), [[0.0], [0.2], [9.0], [9.2]], 2, n_restarts=3)
-    >>> bool(result.status == jaxgmm.Status.CONVERGED), result.lanes.bound.shape
+    >>> bool(result.converged), result.lanes.bound.shape
     (True, (3,))
+    >>> result  # doctest: +ELLIPSIS
+    <VariationalResult: K = 2, D = 1, full, bound ... nats; converged after ... iterations.>
     """
 
     posterior: Posterior
@@ -79,10 +91,27 @@ class VariationalResult(NamedTuple):
     trace: Array
     lanes: VariationalLanes
 
+    def __repr__(self) -> str:
+        """See ``shown``."""
+        return shown(self, "posterior", "bound")
+
     @property
     def converged(self) -> Array:
         """() bool: did the gain of a step fall below the tolerance?"""
         return self.status == Status.CONVERGED
+
+    @property
+    def message(self) -> str:
+        """The status as a sentence that says what to do.
+
+        Raises:
+          ValueError: a batch of results; take one first.
+
+        >>> import jax, jaxgmm
+        >>> jaxgmm.fit_variational(jax.random.key(0), [[0.0], [0.2], [9.0]], 1, max_iter=0, n_restarts=1).message
+        'not converged after 0 iterations. Raise max_iter, or raise tol.'
+        """
+        return message_of(self, ADVICE)
 
 
 def fit_variational(
@@ -193,8 +222,8 @@ def fit_variational_from(
 
     Raises:
       ValueError: X as in ``e_step``; options outside their range; hyper-parameters of another shape, not positive, a ``dof`` of
-        D - 1 or less, a ``scale`` that is not positive definite; weights as in ``fit_from``; a posterior with another kind of
-        ``weights``.
+        D - 1 or less for full and tied, a ``scale`` that is not positive definite; weights as in ``fit_from``; a posterior with
+        another kind of ``weights``.
 
     Source: see ``fit_variational``.
 

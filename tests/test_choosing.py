@@ -138,6 +138,20 @@ def test_halves_of_a_cloud_are_merged_first_and_the_clouds_are_suggested():
         found.proba(gamma, 6)
 
 
+def test_probabilities_of_clusters_say_what_they_lack():
+    params = jaxgmm.GMMParams.from_moments([1, 1], [[0.0], [9.0]], [[[1.0]]] * 2)
+    found = jaxgmm.merge_components(params, [[0.0], [9.0]])
+    gamma = jnp.array([[0.25, 0.75]])
+    np.testing.assert_array_equal(jax.jit(lambda found: found.proba(gamma, 1))(found), [[1.0]])
+    for call, words in (
+        (lambda: jax.jit(lambda found: found.proba(gamma))(found), "cannot be traced; give it"),
+        (lambda: found.proba(1.0), r"gamma must have shape \(1, 2\), samples by components; got \(\)"),
+        (lambda: found.proba(gamma[0]), r"gamma must have shape \(2, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
+
+
 def test_an_elbow_is_where_two_lines_meet():
     x = np.array([0.0, 2.0, 3.0, 7.0, 8.0, 9.0], np.float32)
     for n in range(2, 6):

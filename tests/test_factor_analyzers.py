@@ -119,6 +119,49 @@ def test_a_structure_is_its_name(name, tmp_path):
         np.testing.assert_array_equal(again.cov, params.cov)
 
 
+@pytest.mark.parametrize(
+    ("name", "place", "words"),
+    [
+        ("UUU-2", None, "holds UUU-2 in 2 features; it needs at least 3"),
+        ("CUU-1", (1, 0, 0), "holds CUU-1, but loadings that components share are not equal"),
+        ("UCU-1", (1, 0, 1), "holds UCU-1, but noise that components share"),
+        ("UUC-1", (1, 0, 1), "holds UUC-1, but noise that features share"),
+        ("UUU-1", (1, 0, 1), None),
+    ],
+)
+def test_a_file_holds_equal_numbers_where_they_are_shared(name, place, words, tmp_path):
+    structure = get_structure(name)
+    cov = np.ones(structure.shape(2, 2), np.float32)
+    if place is not None:
+        cov[place] = 2
+    params = GMMParams(np.ones(2, np.float32), np.ones((2, 2), np.float32), cov, structure)
+    jaxgmm.save(tmp_path / "m.safetensors", params)
+    for again in (lambda: jaxgmm.load(tmp_path / "m.safetensors"), lambda: jaxgmm.from_dict(jaxgmm.to_dict(params))):
+        if words is None:
+            np.testing.assert_array_equal(again().cov, cov)
+            continue
+        with pytest.raises(ValueError, match=words):
+            again()
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("UUX-5", "UUU-5"),
+        ("uuu-5", "UUU-5"),
+        ("UUU5", "UUU-5"),
+        ("UUU_12", "UUU-12"),
+        ("ccu", "CCU-1"),
+        ("vei", "VEI"),
+        ("vvv", "VVV"),
+        ("fulll", "full"),
+    ],
+)
+def test_a_misspelt_name_is_answered_by_the_nearest(name, near):
+    with pytest.raises(ValueError, match=f"got '{name}'. Did you mean '{near}'"):
+        get_structure(name)
+
+
 def test_the_door_names_what_is_wrong():
     X = random_samples()
     for make, message in (

@@ -1,5 +1,7 @@
 """Gradient fits: Fisher's identity, the optimum of EM, statuses, and how they compose."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,15 @@ def test_free_coordinates_are_a_bijection_with_mixtures(name, x64):
     square = moved.cov.ndim > 1 and moved.cov.shape[-1] == moved.cov.shape[-2]
     used = np.tril if square else np.asarray  # of a Cholesky factor
     np.testing.assert_allclose(used(again.cov), used(moved.cov), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["full", "tied", "spherical", "VEI", "UUC-1"])
+def test_free_coordinates_of_another_length_are_refused(name):
+    free = to_free(random_mixture(name))
+    for field in ("weights", "cov"):
+        longer = replace(free, **{field: jnp.concatenate([getattr(free, field)] * 2)})
+        with pytest.raises(ValueError, match=rf"free\.{field} must have shape .* for 3 {name} components in 2 features"):
+            from_free(longer)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -114,6 +114,11 @@ def test_fits_and_sweeps_and_estimators_are_drawn():
     apart = swept._replace(icl=np.where(np.arange(6) == 4, -1e9, swept.icl))
     rings = [line for line in plotting.plot_criterion(apart, criterion="icl").lines if line.get_label() == "best"]
     np.testing.assert_array_equal(rings[0].get_xydata(), [[apart.n_components[4], -1e9]])
+    with pytest.raises(ValueError, match="no folds, so no cross-validation to draw; pass n_folds="):
+        plotting.plot_criterion(swept, criterion="cross_validation")
+    named = swept._replace(prior=np.array(["given 1"] * 3 + ["given 2"] * 3), covariance_type=np.full(6, "diag"))
+    labels = {line.get_label() for line in plotting.plot_criterion(named).lines}
+    assert {"diag + given 1 prior", "diag + given 2 prior"} < labels
     held_out = -(np.arange(24.0).reshape(6, 4) ** 2)
     judged = swept._replace(held_out=held_out, cross_validation=-2 * held_out.sum(axis=1), criterion="cross_validation")
     bars = [np.diff(np.stack(part.get_segments())[:, :, 1])[:, 0] for part in plotting.plot_criterion(judged).collections]

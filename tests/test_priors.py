@@ -1,5 +1,7 @@
 """Priors as pseudo-observations: mclust's MAP fits, and laws."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -207,6 +209,26 @@ def test_a_sweep_takes_priors_as_an_axis(x64):
     assert np.isfinite(grid.cross_validation).all()
 
 
+def test_priors_of_a_sweep_have_a_column_each():
+    X = random_samples()
+    weak = jaxgmm.default_prior(X, 1, "spherical")
+    strong = jaxgmm.default_prior(X, 1, "spherical", scale=9.0, dof=30.0)
+    options = {"n_restarts": 1, "max_iter": 3, "init": "random_from_data"}
+    for prior, names in (
+        ([weak, None, strong], ["given 1", "none", "given 2"]),
+        ([None, weak, "default"], ["none", "given", "default"]),
+    ):
+        grid = jaxgmm.sweep(jax.random.key(0), X, 1, "spherical", prior=prior, **options)
+        assert grid.prior.tolist() == names
+        assert len(repr(grid).splitlines()[2].split()) == 4
+
+
+@pytest.mark.parametrize("name", ["UUU-1", "CCC-1"])
+def test_factor_analysers_have_the_rule_of_full(name):
+    X = random_samples()
+    jax.tree.map(np.testing.assert_array_equal, jaxgmm.default_prior(X, 2, name), jaxgmm.default_prior(X, 2))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -228,5 +250,13 @@ def test_what_is_no_prior_is_refused():
         jaxgmm.fit(jax.random.key(0), X, 2, prior=3)
     with pytest.raises(ValueError, match=r"prior\.mean must have shape"):
         jaxgmm.fit(jax.random.key(0), X, 2, prior=jaxgmm.default_prior(np.ones((3, 5)), 2))
+    known = jaxgmm.default_prior(X, 2)
+    for change, words in (
+        ({"count": -1.0}, "count must be a finite number, zero or more"),
+        ({"weight": np.nan}, "weight must be finite"),
+        ({"scatter": -np.eye(2)}, "scatter must be finite, symmetric and positive semidefinite"),
+    ):
+        with pytest.raises(ValueError, match=rf"prior\.{words}"):
+            jaxgmm.fit(jax.random.key(0), X, 2, prior=replace(known, **change))
     with pytest.raises(ValueError, match="prior must be one of"):
         jaxgmm.fit(jax.random.key(0), X, 2, prior="weak")

@@ -16,7 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from structures import NAMES, random_samples
+from structures import NAMES, random_mixture, random_samples
 
 import jaxgmm
 from jaxgmm.sklearn import GaussianMixture
@@ -135,6 +135,16 @@ def test_estimators_and_mixtures_turn_into_each_other(name):
     made = GaussianMixture.from_params(ours.params_)
     np.testing.assert_allclose(made.precisions_, theirs.precisions_, rtol=1e-10, atol=1e-12)
     np.testing.assert_array_equal(made.predict_proba(X), ours.predict_proba(X))
+
+
+@pytest.mark.parametrize("name", ["UUU-1", "EVE", "EII"])
+def test_a_mixture_that_scikit_learn_cannot_hold_says_so_and_goes_there_as_full(name):
+    params = random_mixture(name)
+    with pytest.raises(ValueError, match=f"full, tied, diag, spherical, but params is '{name}'"):
+        GaussianMixture.from_params(params)
+    full = jaxgmm.GMMParams.from_moments(params.weights, params.means, jaxgmm.covariances(params))
+    made = GaussianMixture.from_params(full)
+    np.testing.assert_allclose(made.score_samples(np.float32(X)), jaxgmm.log_prob(params, np.float32(X)), rtol=1e-4)
 
 
 def test_a_start_ends_the_same_beside_any_number_of_others():

@@ -144,6 +144,8 @@ def test_restarts_and_statuses(x64):
     [
         (Hyperparameters(concentration=0.0), "concentration must be a finite number above 0"),
         (Hyperparameters(dof=1.0), "dof must be a finite number above 1"),
+        (Hyperparameters(shrinkage=np.ones(2)), "shrinkage must be a finite number above 0"),
+        (Hyperparameters(mean=np.array([0.0, np.nan])), "mean must be finite"),
         (Hyperparameters(mean=np.zeros(3)), r"mean must have shape \(2,\)"),
         (Hyperparameters(scale=np.array([[1.0, 2.0], [2.0, 1.0]])), "positive definite"),
         ({"dof": 3}, "must be Hyperparameters"),
@@ -171,6 +173,34 @@ def test_steps_are_those_of_scikit_learn(name, kind):
     np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-10)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"tol": "small"}, "tol must be a finite number, zero or more; got 'small'"),
+        ({"tol": -1.0}, "tol must be a finite number, zero or more; got -1"),
+        ({"mean_precision_prior": -1.0}, "mean_precision_prior must be a finite number above 0; got -1"),
+        (
+            {"covariance_type": "spherical", "covariance_prior": -1.0},
+            "covariance_prior must be a finite number above 0",
+        ),
+        ({"covariance_type": "spherical", "covariance_prior": [1.0]}, "covariance_prior must be a finite number above 0"),
+        ({"covariance_type": "diag", "covariance_prior": [1.0, -1.0]}, "'diag covariance_prior' should be positive"),
+        ({"covariance_prior": -np.eye(2)}, "'full covariance_prior' should be symmetric, positive-definite"),
+        ({"warm_start": True, "n_components": 3}, "warm_start goes on with 1 full components"),
+        ({"warm_start": True, "mean_prior": [1.0]}, r"'means' should have the shape of \(2,\)"),
+    ],
+)
+def test_a_fit_of_the_estimator_that_is_refused_leaves_the_last_one(arguments, words):
+    X = random_samples(dtype=np.float64)
+    estimator = BayesianGaussianMixture(random_state=0).fit(X)
+    fields = [name for name in vars(estimator) if name.endswith("_")]
+    before = {name: getattr(estimator, name) for name in fields}
+    with pytest.raises(ValueError, match=words):
+        estimator.set_params(mean_precision_prior=2.0).set_params(**arguments).fit(X + 1)
+    for name in fields:
+        np.testing.assert_array_equal(getattr(estimator, name), before[name])
+
+
 @pytest.mark.slow
 def test_the_estimator_takes_a_constant_feature_as_scikit_learn_does():
     """The prior from such samples is singular, and its volume a constant of all steps."""
@@ -180,3 +210,24 @@ def test_the_estimator_takes_a_constant_feature_as_scikit_learn_does():
     ours, theirs = (kind(n_components=2, random_state=0).fit(X) for kind in classes)
     np.testing.assert_allclose(ours.means_, theirs.means_, rtol=1e-8)
     assert ours.n_iter_ == theirs.n_iter_
+
+
+@pytest.mark.parametrize("name", ["diag", "spherical"])
+def test_precisions_that_are_numbers_need_no_more_than_a_positive_dof(name):
+    start, X = random_mixture(name, k=1), random_samples()
+    assert np.isfinite(jaxgmm.fit_variational_from(start, X, prior=Hyperparameters(dof=0.01), max_iter=0).bound)
+    with pytest.raises(ValueError, match="dof must be a finite number above 0"):
+        jaxgmm.fit_variational_from(start, X, prior=Hyperparameters(dof=0.0))
+
+
+def test_a_result_shows_itself_in_a_line():
+    start, X = random_mixture("full", k=1), random_samples()
+    one = jaxgmm.fit_variational_from(start, X, max_iter=0)
+    assert one.message == "not converged after 0 iterations. Raise max_iter, or raise tol."
+    assert repr(one) == f"<VariationalResult: K = 1, D = 2, full, bound {float(one.bound):.7g} nats; {one.message}>"
+    assert "evidence bound fell" in one._replace(status=np.int32(Status.DECREASED)).message
+    several = jax.tree.map(lambda leaf: np.stack([leaf] * 2), one)
+    assert repr(several) == "<VariationalResult (2,): K = 1, D = 2, full; 2 ITERATION_LIMIT>"
+    with pytest.raises(ValueError, match=r"a batch of \(2,\) results"):
+        _ = several.message
+    assert repr(jax.tree.map(lambda leaf: 0, one)).startswith("VariationalResult(posterior=")

@@ -49,7 +49,7 @@ def _named(name: Any) -> Structure:
     known = SYNONYMS.get(name, name) if isinstance(name, str) else name
     if isinstance(known, str) and (found := FactorAnalyzers.named(known)) is not None:
         return found
-    return STRUCTURES[check_choice("covariance_type", known, STRUCTURES)]
+    return STRUCTURES[check_choice("covariance_type", known, STRUCTURES, [*SYNONYMS, *FactorAnalyzers.names_like(str(known))])]
 
 
 __all__ = [

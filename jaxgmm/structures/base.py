@@ -78,6 +78,10 @@ class Structure(abc.ABC):
         """Features without which the family does not exist."""
         return 1
 
+    def unequal(self, cov: np.ndarray) -> str:
+        """What differs in ``cov`` though it is one number stored several times; nothing for a family that does not look."""
+        return ""
+
     @abc.abstractmethod
     def n_free(self, n_components: int, n_features: int) -> int:
         """Free parameters of the covariances."""
