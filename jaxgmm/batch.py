@@ -33,6 +33,11 @@ ROWS_ELSEWHERE, WORK_ELSEWHERE = 1 << 14, 1 << 24
 """The same of an accelerator; not measured."""
 
 
+MANY_FEATURES = 1000
+"""From so many on restarts are one run, as each run has matrices of D x D while it starts, and start a few at a time: factor
+analysers of 10 components, 2000 features, take 30 MiB each while they do."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a program is compiled for, besides shapes."""
@@ -141,6 +146,7 @@ def begin(
         if least not in shared:
             shared[least] = _clusters(keys, data, n_used, n_live, least, plan.n_components, search, width)
         clusters = shared[least]
+    width = plan.width if data.X.shape[-1] >= MANY_FEATURES else width
     return _begin(keys, data, given, clusters, n_used, prior, n_live, floor, plan, width)
 
 

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from jaxgmm.batch import Batch
+from jaxgmm.batch import MANY_FEATURES, Batch
 from jaxgmm.loop import Carry, Status
 
 T = TypeVar("T")
@@ -138,7 +138,7 @@ def at_once(X: Array | None = None) -> int:
 
 def good_part(X: Array, n_restarts: int) -> int:
     """Restarts of one fit that are one run. It decides how they are rounded, so the number of cores must not decide it."""
-    if n_restarts < FEWEST_APART or not may_share(X):
+    if n_restarts < FEWEST_APART or not may_share(X) or X.shape[1] >= MANY_FEATURES:
         return n_restarts
     return -(-n_restarts // max(2, n_restarts // PART))
 

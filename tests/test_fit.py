@@ -117,7 +117,7 @@ def test_reported_likelihood_is_that_of_the_parameters(dtype):
 def test_no_winner_is_degenerate_unless_every_lane_is(name, x64):
     X = reference.samples(name)
     bic = {}
-    for k in range(1, 10 if name == "iris" else 7):
+    for k in range(1, 7) if name == "iris" else (4, 6):
         fit = jaxgmm.fit(KEY, X, k, n_restarts=16, init="kmeans")
         degenerate = np.asarray(fit.lanes.status) == Status.DEGENERATE
         assert (fit.status == Status.DEGENERATE) == degenerate.all()

@@ -47,7 +47,10 @@ SLOW = [
     for word, floor in (("free", FREE), ("binds", BINDS))
     if (name, word) not in (("full", "binds"), ("diag", "free"))
 ]
-SLOW += [pytest.param(name, FREE, id=f"{name}-free", marks=pytest.mark.slow) for name in FAMILIES]
+SLOW += [  # VVE iterates, VEV has axes of its own, EEI is along the features; the others are made of their parts
+    pytest.param(name, FREE, id=f"{name}-free", marks=pytest.mark.slow if name in ("VVE", "VEV", "EEI") else pytest.mark.long)
+    for name in FAMILIES
+]
 
 
 @pytest.mark.parametrize(("name", "floor"), QUICK + SLOW)
