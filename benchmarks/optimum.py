@@ -3,8 +3,8 @@
 The reference data of the tests, standardised, K = 2..6, full covariances, float64. Best known is the highest likelihood that
 anything tried here ever ended at, spurious ends left out: those with a component of fewer than D + 1 samples, or an eigenvalue
 below 1e-3. These mixtures are kept in ``results/optimum.json``, with what found them, and replaced when a run finds a better
-one; ``--long`` goes looking for such: single starts of scikit-learn at a tolerance of 1e-7, and many restarts of our own.
-``--folds`` compares held-out likelihoods instead.
+one; ``--long`` goes looking for such: single starts of scikit-learn at a tolerance of 1e-7, and many restarts of our own. The
+highest that scikit-learn found in all of this is kept beside it. ``--folds`` compares held-out likelihoods instead.
 """
 
 from __future__ import annotations
@@ -87,13 +87,18 @@ class Known:
         self.cells: dict[str, Any] = json.loads(KNOWN.read_text()) if KNOWN.exists() else {}
 
     def offer(self, cell: str, found: End, by: str) -> None:
-        if found.spurious or (cell in self.cells and found.nats <= self.cells[cell]["nats"] + NEAR / 100):
+        if found.spurious:
             return
-        self.cells[cell] = {"nats": found.nats, "by": by, **found.mixture}
+        of = self.cells.setdefault(cell, {"nats": -np.inf, THEIRS: -np.inf})
+        if by.startswith(THEIRS):
+            of[THEIRS] = max(of.get(THEIRS, -np.inf), found.nats)
+        if found.nats > of["nats"] + NEAR / 100:
+            of |= {"nats": found.nats, "by": by, **found.mixture}
         KNOWN.write_text("{\n" + ",\n".join(f'"{name}": {json.dumps(of)}' for name, of in sorted(self.cells.items())) + "\n}\n")
 
-    def reached(self, cell: str, found: End) -> bool:
-        return not found.spurious and found.nats >= self.cells[cell]["nats"] - NEAR
+    def reached(self, cell: str, found: End, by: str = "nats") -> bool:
+        """Did it end at the best known, or at the best that scikit-learn found?"""
+        return not found.spurious and found.nats >= self.cells[cell][by] - NEAR
 
 
 def look_longer(known: Known, cell: str, X: np.ndarray, n_components: int) -> None:
@@ -158,21 +163,29 @@ def main() -> None:
         print(f"{sides[0]} no worse held out than {sides[-1]} in {sum(wins)} of {len(wins)} cells")
         return
     # Once more, as the best known may have risen.
-    print(f"\ncell | best known | hits, spurious, time over that of {sides[-1]}: {', '.join(sides)}")
+    print(f"\ncell | best known | hits, as good as {THEIRS} ever, spurious, time over that of {sides[-1]}: {', '.join(sides)}")
     for (cell, found), ratio in zip(ends.items(), ratios, strict=True):
         print(cell, *row(known, cell, found, ratio), sep=" | ")
     for i, side in enumerate(sides):
-        hits = np.mean([[known.reached(cell, one) for one in found[side]] for cell, found in ends.items()])
+        hits, theirs = (
+            np.mean([[known.reached(cell, one, by) for one in found[side]] for cell, found in ends.items()])
+            for by in ("nats", THEIRS)
+        )
         bad = np.mean([[one.spurious for one in found[side]] for found in ends.values()])
         times = [ratio[i] for ratio in ratios]
-        print(f"{side}: hits {hits:.2f}, spurious {bad:.2f}, time {np.median(times):.2f}, at most {max(times):.2f}")
+        print(
+            f"{side}: hits {hits:.2f}, as good as {THEIRS} ever {theirs:.2f}, spurious {bad:.2f}, "
+            f"time {np.median(times):.2f}, at most {max(times):.2f}"
+        )
 
 
 def row(known: Known, cell: str, found: dict[str, list[End]], ratio: list[float]) -> list[str]:
-    cells = [f"{known.cells[cell]['nats']:.4f}" if cell in known.cells else ""]
+    if cell not in known.cells:
+        return ["every end so far is spurious"]
+    cells = [f"{known.cells[cell]['nats']:.4f}"]
     for times, several in zip(ratio, found.values(), strict=True):
-        hits = np.mean([known.reached(cell, one) for one in several]) if cell in known.cells else 0
-        cells.append(f"{hits:.2f} {np.mean([one.spurious for one in several]):.2f} {times:.2f}")
+        hits, theirs = (np.mean([known.reached(cell, one, by) for one in several]) for by in ("nats", THEIRS))
+        cells.append(f"{hits:.2f} {theirs:.2f} {np.mean([one.spurious for one in several]):.2f} {times:.2f}")
     return cells
 
 

@@ -167,7 +167,10 @@ def _clusters(
         used = n_components if n_used is None else n_used
         return first_clusters(key, samples.X, samples.weight, used, least, n_components, search)
 
-    found = _in_groups(lambda index: data.over_lanes(find, index, None, *_rows((keys, n_used), index)), len(keys), n_live, width)
+    def find_group(index: Array) -> Clusters:
+        return data.over_lanes(find, index, None, *_rows((keys, n_used), index))
+
+    found = _in_groups(find_group, len(keys), n_live, width)
     if data.shared and data.owner is None and n_used is None:  # then it is one, and of D x D numbers one is enough
         return found._replace(cov=found.cov[0])
     return found

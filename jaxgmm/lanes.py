@@ -28,9 +28,12 @@ NARROW, BENEFIT = 1e-3, 40
 """Restarts are compared as if the first ``BENEFIT`` samples gained nothing by a component that in some direction has less than
 ``NARROW`` of the variance of the features: DECISIONS 41."""
 
-SETTLED, PROMISE = 40, 64
+SETTLED, PROMISE = 16, 64
 """Passes after which a lane that is degenerate stays so, and any other is expected to gain at most what it would in so many
 stages like its last, a fifth of its passes: DECISIONS 48."""
+
+CREEP = 1e-5
+"""Nats a sample and pass; of lanes that gain less only the one that leads goes on: DECISIONS 48."""
 
 RESOLUTION, NOISE = 64, 2
 """Roundings of a log density within which a fall of the likelihood may be rounding, and that a gain typically has."""
@@ -108,7 +111,8 @@ def advance(lane: Lane, samples: Samples, passes: Array, tol: Array, accelerate:
 def raced(lane: Lane, gained: Float[Array, " R"]) -> Lane:
     """Of R lanes of which one is wanted, those that have settled too far behind are left, in ``Status.OVERTAKEN``.
 
-    So are degenerate ones, where another is not. They go on later if what led turns out degenerate.
+    So are degenerate ones, where another is not, and those that only creep while another leads: on a plateau all would go the
+    same long way. They go on later if what led turns out degenerate.
 
     Args:
       lane: the lanes, with a leading axis.
@@ -117,10 +121,14 @@ def raced(lane: Lane, gained: Float[Array, " R"]) -> Lane:
     (state, sums, *_), setting, status, best = lane.carry, lane.setting, lane.carry.status, lane.carry.best[0]
     noise = jax.vmap(objective)(sums, setting.per_weight).noise * sums.weight
     promise = best + PROMISE * (gained + noise)
-    lead = jnp.max(jnp.where(status == Status.NONFINITE, -jnp.inf, jax.vmap(standing)(state, sums, setting)))
+    worth = jnp.where(status == Status.NONFINITE, -jnp.inf, jax.vmap(standing)(state, sums, setting))
+    lead, leads = jnp.max(worth), jnp.arange(len(worth)) == jnp.argmax(worth)
+    stage = jnp.maximum(loop.SHORTEST_STAGE, lane.carry.n_iter // (loop.STAGES_SHARE + 1)).astype(gained.dtype)
+    creeps = gained < CREEP * sums.weight * stage
     spiky = jax.vmap(is_degenerate)(state, sums.weight * setting.per_weight, setting)
     below_spikes = promise < jnp.max(jnp.where(spiky, best, -jnp.inf))
     behind = jnp.where(spiky, (lead > -jnp.inf) | below_spikes, promise < lead) & (lane.carry.n_iter >= SETTLED)
+    behind = behind | (creeps & ~spiky & ~leads)
     runs = (status == Status.ITERATION_LIMIT) | (status == Status.OVERTAKEN)
     after = jnp.where(behind, Status.OVERTAKEN, Status.ITERATION_LIMIT).astype(status.dtype)
     return lane._replace(carry=lane.carry._replace(status=jnp.where(runs, after, status)))

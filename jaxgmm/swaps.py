@@ -25,8 +25,8 @@ from jaxgmm.numerics import contract, place, varying_with
 from jaxgmm.params import GMMParams, mixture_centre, moved
 from jaxgmm.structures.base import Inner
 
-TURNS, ROW_TURNS = 1200, 1 << 20
-"""Passes of a search, and the most samples that all of them look at together: DECISIONS 41."""
+TURNS_EACH, ROW_TURNS = 300, 1 << 20
+"""Passes of a search for each component, and the most samples that all of them look at together: DECISIONS 41."""
 
 LEAST, MOST = 3, 30
 """The fewest and most passes that a trial is given; the start is the first."""
@@ -60,9 +60,9 @@ class Search(NamedTuple):
     age: Array  # () int32, passes since the swap
 
 
-def n_turns(n_samples: int) -> int:
+def n_turns(n_samples: int, n_components: int) -> int:
     """Passes over so many samples."""
-    return min(TURNS, ROW_TURNS // n_samples)
+    return min(TURNS_EACH * n_components, ROW_TURNS // n_samples)
 
 
 def improved(
@@ -89,7 +89,7 @@ def improved(
 
     nothing = jnp.full_like(total, -jnp.inf)
     search = Search(first, nothing, first, nothing, jnp.int32(0))
-    swaps = draws(key, n_turns(X.shape[0]), X, weight, samples.centre, n_used)
+    swaps = draws(key, n_turns(X.shape[0], start.n_components), X, weight, samples.centre, n_used)
     return moved(lax.scan(turn, varying_with(search, X, weight), swaps)[0].held, samples.centre)
 
 

@@ -193,9 +193,9 @@ def test_a_swap_moves_one_component_in_use_to_a_sample_in_use(x64):
 
 def test_a_search_makes_fewer_passes_over_more_samples():
     """What it costs does not grow with the samples, but for a handful of them."""
-    assert swaps.n_turns(100) == swaps.TURNS
-    for n in (1 << 10, 1 << 12, 1 << 15):
-        assert n * swaps.n_turns(n) <= swaps.ROW_TURNS < n * (swaps.n_turns(n) + 1)
+    assert swaps.n_turns(100, 3) == 3 * swaps.TURNS_EACH
+    for n in (1 << 12, 1 << 15):
+        assert n * swaps.n_turns(n, 3) <= swaps.ROW_TURNS < n * (swaps.n_turns(n, 3) + 1)
 
 
 def test_ward_is_scipys(x64):

@@ -46,7 +46,7 @@ def spiked(lane):
 
 def test_who_is_further_behind_than_it_may_gain_is_left(three):
     assert statuses(three, 0.01, 0.01, 1.0) == [RUNS, LEFT, RUNS]
-    assert statuses(after(lanes.SETTLED - 1, three), 0.01, 0.01, 1.0) == [RUNS, RUNS, RUNS]
+    assert statuses(after(lanes.SETTLED - 1, three), 0.1, 0.1, 1.0) == [RUNS, RUNS, RUNS]
     ended = three._replace(carry=three.carry._replace(status=jnp.array([1, 1, 3], jnp.int32)))
     assert statuses(ended, 0.01, 0.01, 0.01) == [1, 1, 3]
 
@@ -56,6 +56,11 @@ def test_who_was_left_goes_on_when_the_leader_turns_degenerate(three):
     assert left.carry.status.tolist() == [RUNS, LEFT, LEFT]
     assert statuses(spiked(left), 0.01, 0.01, 0.01) == [LEFT, RUNS, RUNS]
     assert statuses(after(lanes.SETTLED - 1, spiked(left)), 0.01, 0.01, 0.01) == [RUNS, RUNS, RUNS]
+
+
+def test_of_those_that_creep_the_leader_goes_on_alone(three):
+    least = lanes.CREEP * float(three.carry.sums.weight[0]) * 4  # of a stage of four passes
+    assert statuses(after(8, three), 0.0, 0.5 * least, 1.5 * least) == [RUNS, LEFT, RUNS]
 
 
 @pytest.mark.slow
