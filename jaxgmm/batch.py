@@ -190,18 +190,18 @@ def _begin(
     width: int,
 ) -> Batch:
     n_lanes = len(keys)
-    cov = clusters.cov if clusters is not None and clusters.cov.ndim == 2 else None  # of all lanes
-    clusters = clusters if cov is None else clusters._replace(cov=None)
+    found: dict[str, Array] = {} if clusters is None else clusters._asdict()
+    shared = {"cov": found.pop("cov")} if clusters is not None and clusters.cov.ndim == 2 else {}
 
-    def start(samples: Samples, key: Array, n_used: Array | None, clusters: Clusters | None) -> GMMParams:
+    def start(samples: Samples, key: Array, n_used: Array | None, found: dict[str, Array]) -> GMMParams:
         if isinstance(given, GMMParams):
             return given
         used = plan.n_components if n_used is None else n_used
-        known = given if clusters is None else clusters if cov is None else clusters._replace(cov=cov)
+        known = Clusters(**shared, **found) if found else given
         return first_mixture(key, samples.X, samples.weight, known, used, plan.init, plan.n_components, plan.structure)
 
     def start_group(index: Array) -> GMMParams:
-        return data.over_lanes(start, index, None, *_rows((keys, n_used, clusters), index))
+        return data.over_lanes(start, index, None, *_rows((keys, n_used, found), index))
 
     starts = _in_groups(start_group, n_lanes, n_live, width)
     return _evaluated(starts, data, n_used, prior, n_live, floor, plan, width)

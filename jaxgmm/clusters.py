@@ -54,7 +54,7 @@ class Clusters(NamedTuple):
     """What k-means finds; it does not depend on a covariance structure."""
 
     means: Array  # (K, D) data units
-    cov: Array | None  # (D, D) of all samples that belong to clusters, data units; None where restarts hold it apart
+    cov: Array  # (D, D) of all samples that belong to clusters, data units
     label: Array  # (N,) int32; -1 for samples that are absent or set aside
 
 

@@ -29,7 +29,7 @@ class Status(enum.IntEnum):
       NONFINITE: 3, the log-likelihood or a parameter left the finite numbers.
       DEGENERATE: 4, a component sits on fewer samples than its covariance needs, or is far narrower than the others.
       INTERRUPTED: 5, Ctrl-C.
-      OVERTAKEN: 6, of a restart in ``sweep``: another was too far ahead.
+      OVERTAKEN: 6, of a restart in ``sweep``: another was ahead, and this one gained too little.
 
     >>> import jaxgmm
     >>> jaxgmm.Status(1).name
@@ -59,8 +59,8 @@ ADVICE = {
     "Lower n_components, choose a simpler covariance_type, or raise covariance_floor.",
     Status.INTERRUPTED: "stopped by Ctrl-C after {n_iter} iterations; these are the best parameters so far. "
     "Go on with fit(..., params=result.params).",
-    Status.OVERTAKEN: "left after {n_iter} iterations: another restart was further ahead than this one could be expected to "
-    "gain. Go on with fit(..., params=result.params).",
+    Status.OVERTAKEN: "left after {n_iter} iterations: another restart was ahead, and this one gained too little to catch up. "
+    "Go on with fit(..., params=result.params).",
 }
 
 

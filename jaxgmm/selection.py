@@ -153,8 +153,9 @@ def sweep(
     """Fit every number of components in every structure, and compare.
 
     The fit of K components is what ``fit(key, X, K, init=init, accelerate="squarem", ...)`` gives, up to rounding, but that
-    its restarts race: after 40 passes one is left, in ``Status.OVERTAKEN``, while another is further ahead than it can be
-    expected to gain, or while it is degenerate and another is not. They start from k-means; the search by which ``fit`` starts
+    its restarts race: one is left, in ``Status.OVERTAKEN``, when it gains less than 1e-5 nats a sample and pass while another
+    leads, and after 16 passes while another is further ahead than it can be expected to gain, or while it is degenerate and
+    another is not. They start from k-means; the search by which ``fit`` starts
     would take many times as long. All numbers of components of a structure go on side by side as mixtures of the largest
     number, the components beyond K without weight, so a structure is compiled once. Runs on the host.
 
