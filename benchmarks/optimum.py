@@ -98,7 +98,7 @@ class Known:
 
     def reached(self, cell: str, found: End, by: str = "nats") -> bool:
         """Did it end at the best known, or at the best that scikit-learn found?"""
-        return not found.spurious and found.nats >= self.cells[cell][by] - NEAR
+        return not found.spurious and found.nats >= self.cells[cell].get(by, -np.inf) - NEAR
 
 
 def look_longer(known: Known, cell: str, X: np.ndarray, n_components: int) -> None:

@@ -19,7 +19,8 @@ from jaxgmm.result import FitResult
 from jaxgmm.selection import Sweep, sweep
 from jaxgmm.structures import FactorAnalyzers
 from jaxgmm.sums import Statistics
-from jaxgmm.variational import VariationalResult, fit_variational, fit_variational_from
+from jaxgmm.variational import fit_variational, fit_variational_from
+from jaxgmm.variational_result import VariationalResult
 
 __all__ = [
     "BootstrapTest",

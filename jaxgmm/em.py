@@ -23,7 +23,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 from jaxtyping import Float, Shaped
 
-from jaxgmm import blocks, checks, contract
+from jaxgmm import blocks, checks, checks_params, contract
 from jaxgmm.contract import deviations, log_gaussians, moments
 from jaxgmm.numerics import contract as multiply
 from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted, weighted_quantile
@@ -137,7 +137,7 @@ def m_step(
     gamma = checks.check_gamma(gamma, X.shape[0], params.n_components)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
-    return _m_step(params, X, gamma, sample_weight, covariance_floor, checks.check_prior(prior, params.n_features))
+    return _m_step(params, X, gamma, sample_weight, covariance_floor, checks_params.check_prior(prior, params.n_features))
 
 
 @jax.jit
@@ -286,7 +286,7 @@ def maximise(
     """
     checks.check_params(params)
     covariance_floor = checks.check_covariance_floor(covariance_floor, params.n_features)
-    prior = checks.check_prior(prior, params.n_features)
+    prior = checks_params.check_prior(prior, params.n_features)
     params = cast(params, stats.first.dtype)
     floor = None if covariance_floor is None else absolute_floor(params, stats, covariance_floor)
     if prior is not None:

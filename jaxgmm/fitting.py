@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm import batch, checks, lanes
+from jaxgmm import batch, checks, checks_params, lanes
 from jaxgmm.batch import Batch, Data, Plan
 from jaxgmm.implicit import Problem, parameters_adjoint, with_adjoint
 from jaxgmm.initial import METHODS
@@ -79,7 +79,8 @@ def fit_from(
     Raises:
       ValueError: X as in ``e_step``; options outside their range; weights that are negative, not finite, all zero, or beyond
         the range of float32.
-      NotImplementedError: a second derivative.
+      NotImplementedError: a second derivative: the rule solves a linear system at the fixed point, and JAX differentiates no
+        further through what that solver closes over.
 
     Source: Dempster, Laird and Rubin (1977), see ``e_step``; Varadhan and Roland (2008), Scandinavian Journal of Statistics
     35, scheme SqS3, for "squarem"; Blondel et al. (2022), "Efficient and modular implicit differentiation", for reverse mode.
@@ -98,7 +99,7 @@ def fit_from(
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     options = check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
     floor, tol, max_iter, *static = options
-    checks.check_prior_sees_all(prior, axis_name)
+    checks_params.check_prior_sees_all(prior, axis_name)
     known = prior_of(prior, Data(jnp.asarray(X), _as_array(sample_weight)), None, params.n_components, params.structure)
     problem = Problem(cast(params, float_dtype(X)), jnp.asarray(X), _as_array(sample_weight), floor, tol, max_iter, known)
     return _fit_from(problem, *static, axis_name)
@@ -182,7 +183,7 @@ def fit(
     else:
         start = jnp.asarray(checks.check_init("init", init, n_samples, n_components))
     if params is not None:
-        checks.check_start(params, n_components, n_features, structure)
+        checks_params.check_start(params, n_components, n_features, structure)
         structure = params.structure
         start = cast(params if offset is None else moved(params, jnp.asarray(-offset)), float_dtype(data.X))
     name, n_restarts = (init, n_restarts) if start is None else ("given", 1)
@@ -261,7 +262,7 @@ def admit(X: Any, sample_weight: Any, vanishing: bool = False) -> tuple[Data, np
 def prior_of(prior: Any, data: Data, offset: ArrayLike | None, n_components: int, structure: Structure) -> Prior | None:
     """The prior that passed the door, of samples less ``offset``."""
     n_features, dtype = data.X.shape[1], float_dtype(data.X)
-    prior = checks.check_prior(prior, n_features, by_name=True)
+    prior = checks_params.check_prior(prior, n_features, by_name=True)
     if isinstance(prior, str):
         return default_prior(data.X, n_components, structure, sample_weight=data.weight)
     return None if prior is None else cast_prior(prior, dtype, None if offset is None else jnp.asarray(offset).astype(dtype))

@@ -103,7 +103,7 @@ def _first_order(tree: A) -> A:
 
 @_first_order.defjvp
 def _(primals: tuple[Any], tangents: tuple[Any]) -> tuple[Any, Any]:
-    # custom_linear_solve would leave out what its solvers close over: a silent zero.
+    # A second derivative would be wrong: custom_linear_solve leaves out what its solvers close over, a silent zero.
     raise NotImplementedError(
         "fit_from has first derivatives only. For higher ones differentiate log_likelihood at its parameters, or a loop of "
         "m_step(params, X, e_step(params, X)[0])."

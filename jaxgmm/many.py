@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm import batch, checks
+from jaxgmm import batch, checks, checks_params
 from jaxgmm.batch import Data, Plan
 from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, prior_of, returned
 from jaxgmm.initial import METHODS
@@ -108,7 +108,7 @@ def fit_many(
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     checks.check_choice("init", init, METHODS)
     sets, weights = _sets(X, sample_weight, groups)
-    prior = checks.check_prior(prior, sets[0].shape[1], by_name=True)
+    prior = checks_params.check_prior(prior, sets[0].shape[1], by_name=True)
     structure = get_structure(covariance_type, sets[0].shape[1])
     options = check_options(sets[0], tol, max_iter, covariance_floor, accelerate, trace)
     checks.refuse_trace("fit_many", advice, options)

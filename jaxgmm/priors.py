@@ -16,7 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxgmm import checks
+from jaxgmm import checks, checks_params
 from jaxgmm.contract import mean_and_scatter
 from jaxgmm.numerics import contract, float_dtype, samples_per_weight
 from jaxgmm.params import GMMParams
@@ -116,7 +116,7 @@ def default_prior(
     numbers = {"shrinkage": shrinkage, "dof": n_features + 2 if dof is None else dof, "concentration": concentration}
     for name, value in numbers.items():
         checks.check_nonnegative(name, value)
-    checks.check_concentration(concentration)
+    checks_params.check_concentration(concentration)
     shrinkage, dof, concentration = (jnp.asarray(value).astype(dtype) for value in numbers.values())
     offset, samples = None, X
     if isinstance(X, np.ndarray) and not checks.is_traced(sample_weight) and X.dtype == np.float64 and dtype == jnp.float32:
@@ -127,7 +127,7 @@ def default_prior(
     if scale is None:
         unit = structure.prior_scale(scatter / jnp.maximum(total - 1, 1)) / n_components ** (2 / n_features)
     else:
-        given = jnp.asarray(checks.check_scale(scale, n_features)).astype(dtype)
+        given = jnp.asarray(checks_params.check_scale(scale, n_features)).astype(dtype)
         unit = given if given.ndim else given * jnp.eye(n_features, dtype=dtype)
     if offset is not None:
         centre = offset + np.asarray(centre, np.float64)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from jaxgmm import batch, checks, folds
+from jaxgmm import batch, checks, checks_params, folds
 from jaxgmm.batch import Data, Plan
 from jaxgmm.clusters import Clusters
 from jaxgmm.criteria import Overlap, log_likelihood_of_one, overlap
@@ -261,7 +261,7 @@ def _grid(
     if not structures:
         raise ValueError("covariance_type must name at least one structure.")
     priors = list(prior) if isinstance(prior, (list, tuple)) else [prior]
-    known = [checks.check_prior(one, n_features, by_name=True) for one in priors]
+    known = [checks_params.check_prior(one, n_features, by_name=True) for one in priors]
     if not known:
         raise ValueError("prior must name at least one prior; None is maximum likelihood.")
     return counts, [(structure, *one) for structure in structures for one in zip(known, _called(known), strict=True)]

@@ -8,63 +8,39 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from jaxtyping import Float
 from sklearn import mixture
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
-from jaxgmm import checks, contract, lanes, loop, sklearn_door
+from jaxgmm import checks, sklearn_door
 from jaxgmm.batch import Batch, Data
 from jaxgmm.conjugate import WEIGHTS
 from jaxgmm.fitting import admit, check_options
-from jaxgmm.lanes import Samples
-from jaxgmm.loop import Objective, Status
-from jaxgmm.numerics import contract as multiply
-from jaxgmm.numerics import samples_per_weight
+from jaxgmm.loop import Status
 from jaxgmm.padding import in_padded, in_rows
-from jaxgmm.params import GMMParams, mixture_centre
+from jaxgmm.params import GMMParams
 from jaxgmm.posterior import (
     Hyperparameters,
     Posterior,
-    absorbed,
-    carried,
-    divergence,
     expected_e_step,
-    gain,
-    volume,
 )
 from jaxgmm.precisions import COLLAPSED, check_positive, precisions_cholesky, squared
 from jaxgmm.rounds import Run, at_once, rounds, together
 from jaxgmm.sklearn_answers import FittedMixture, in_precision
+from jaxgmm.sklearn_cycle import advance, begin, estimated, finished
 from jaxgmm.sklearn_door import shaped, weighted_samples
 from jaxgmm.sklearn_starts import responsibilities
 from jaxgmm.sklearn_words import UNCONVERGED, Talk, in_words, trace_length
 from jaxgmm.structures import Structure
-from jaxgmm.sums import Statistics
-from jaxgmm.variational import collect
 
 KINDS = {"dirichlet_process": "dirichlet_process", "dirichlet_distribution": "dirichlet"}
 """scikit-learn's names of priors on the weights, and ours."""
-
-
-class Going(NamedTuple):
-    """What ``rounds`` asks of lanes."""
-
-    carry: loop.Carry
-
-
-class Cycle(NamedTuple):
-    """An E-step and the M-step after it: one iteration of scikit-learn."""
-
-    sums: Statistics
-    after: Posterior
-    log_likelihood: Array  # () the evidence bound of ``after`` at these responsibilities, nats
 
 
 class BayesianGaussianMixture(FittedMixture):
@@ -225,14 +201,14 @@ class BayesianGaussianMixture(FittedMixture):
             trace = trace_length(self.max_iter)
 
             def follow(start: Posterior) -> Run[Batch]:
-                running = yield partial(_begin, start, data, noise, trace)
+                running = yield partial(begin, start, data, noise, trace)
                 gained = float(running.lanes.carry.sums.log_likelihood[0]) - before
                 if passes == 0 or abs(gained) < self.tol:
                     return running
-                return (yield from rounds(running, partial(_advance, data=data, noise=noise, tol=tol), int(limit), 1, talk))
+                return (yield from rounds(running, partial(advance, data=data, noise=noise, tol=tol), int(limit), 1, talk))
 
             runs = [run for run in together(map(follow, starts), at_once(data.X)) if run is not None]
-            ends = [jax.tree.map(np.asarray, _finished(run, self.max_iter > 0)) for run in runs]
+            ends = [jax.tree.map(np.asarray, finished(run, self.max_iter > 0)) for run in runs]
         (end, expected), bound, status, n_iter, record = max(ends, key=_standing)
         if status == Status.NONFINITE:
             raise ValueError(COLLAPSED)
@@ -354,7 +330,7 @@ class BayesianGaussianMixture(FittedMixture):
         n = data.X.shape[0]
         seen = jnp.ones(n, X.dtype) if data.weight is None else data.weight
         gammas = (responsibilities(self.init_params, X, weight, self.n_components, random_state) for _ in range(self.n_init))
-        return [_estimated(data.X, seen, in_rows(gamma, n), prior, noise, structure, kind) for gamma in gammas]
+        return [estimated(data.X, seen, in_rows(gamma, n), prior, noise, structure, kind) for gamma in gammas]
 
     def _keep(self, posterior: Posterior, mixture: GMMParams, unit: float) -> None:
         """Set the attributes of a posterior of samples divided by ``unit``."""
@@ -387,77 +363,7 @@ def _in_unit(prior: Hyperparameters, unit: float) -> Hyperparameters:
     return replace(prior, mean=mean / unit, scale=scale / unit / unit)
 
 
-@partial(jax.jit, static_argnames=("structure", "kind"))
-def _estimated(
-    X: Array, weight: Array, gamma: Array, prior: Hyperparameters, noise: Array, structure: Structure, kind: Any
-) -> Posterior:
-    """The M-step from responsibilities."""
-    mass = gamma * weight[:, None]
-    count = jnp.sum(mass, axis=0)
-    means = multiply("nk,nd->kd", mass, X) / jnp.where(count > 0, count, 1)[:, None]
-
-    def given(diff: Float[Array, "K D B"], gamma: Float[Array, "K B"]) -> tuple[Array, Array]:
-        return gamma, jnp.zeros_like(gamma[0])
-
-    sums = contract.moments(structure, means, None, (X, gamma), weight, given)
-    return absorbed(means, sums, prior, structure, kind, noise)
-
-
-def _problem(samples: Samples, noise: Array, prior_volume: Array) -> loop.Problem:
-    """The loop of scikit-learn: the bound is taken after the M-step."""
-
-    def cycle(posterior: Posterior) -> Cycle:
-        whitener = posterior.structure.whitener(posterior.cov, *posterior.means.shape)
-        sums = collect(posterior, samples, whitener)
-        after = absorbed(posterior.means, sums, posterior.prior, posterior.structure, posterior.weights, noise)
-        whiteners = whitener, after.structure.whitener(after.cov, *after.means.shape)
-        bound = sums.log_likelihood + gain(posterior, after, whiteners, sums) - divergence(after, whiteners[1], prior_volume)
-        return Cycle(sums, after, bound)
-
-    def objective(found: Cycle) -> Objective:
-        weight = samples.weight
-        per_weight = jnp.ones_like(found.sums.weight) if weight is None else samples_per_weight(weight)
-        return lanes.objective(found.sums, per_weight)._replace(
-            value=found.log_likelihood, lost=jnp.zeros_like(found.log_likelihood)
-        )
-
-    return loop.Problem(cycle, lambda _, found: found.after, objective, ascends=False)
-
-
 def _standing(end: tuple[Any, ...]) -> float:
     """The bound of a start that ended well."""
     _, bound, status, *_ = end
     return float(bound) if status != Status.NONFINITE and np.isfinite(bound) else -np.inf
-
-
-def _problem_of(posterior: Posterior, data: Data, centre: Array, noise: Array, small: bool) -> loop.Problem:
-    prior_volume = volume(posterior.structure, posterior.prior.scale, posterior.n_features)
-    prior_volume = jnp.where(jnp.isfinite(prior_volume), prior_volume, 0)  # of a singular prior: a constant of all steps
-    return _problem(Samples(data.X, data.weight, centre, small=small), noise, prior_volume)
-
-
-@partial(jax.jit, static_argnames="trace")
-def _begin(start: Posterior, data: Data, noise: Array, trace: int) -> Batch:
-    """A run of one lane, with its first iteration: one pass in one form, which compiles sooner."""
-    centre = mixture_centre(start.mixture)
-    state = carried(start, -centre)
-    carry = loop.begin(_problem_of(state, data, centre, noise, small=True), state, trace)
-    lanes: Any = Going(jax.tree.map(lambda leaf: leaf[None], carry))
-    return Batch(lanes, centre, jnp.zeros((), jnp.int32))
-
-
-@jax.jit
-def _advance(running: Batch, passes: Array, data: Data, noise: Array, tol: Array) -> Batch:
-    carry = jax.tree.map(lambda leaf: leaf[0], running.lanes.carry)
-    carry = loop.run(_problem_of(carry.state, data, running.centre, noise, small=False), carry, passes, tol)
-    lanes: Any = Going(jax.tree.map(lambda leaf: leaf[None], carry))
-    return running._replace(lanes=lanes, taken=running.taken + passes)
-
-
-@partial(jax.jit, static_argnames="stepped")
-def _finished(running: Batch, stepped: bool) -> tuple[tuple[Posterior, GMMParams], Array, Array, Array, Array]:
-    """The end of a run: the posterior, the mixture that it expects, its bound, its status, its passes, and the record."""
-    carry = jax.tree.map(lambda leaf: leaf[0], running.lanes.carry)
-    end = carry.sums.after if stepped else carry.state
-    end = carried(end, running.centre)
-    return (end, end.mixture), carry.sums.log_likelihood, carry.status, carry.n_iter, carry.trace

@@ -18,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxgmm import checks, contract, lanes, loop
+from jaxgmm import checks, checks_params, contract, lanes, loop
 from jaxgmm.batch import LANES
 from jaxgmm.clusters import Search
 from jaxgmm.conjugate import WEIGHTS, Weights
@@ -29,23 +29,14 @@ from jaxgmm.loop import Objective, Status
 from jaxgmm.numerics import float_dtype, samples_per_weight, two_sum
 from jaxgmm.params import GMMParams, best_centre, digits_needed, mixture_centre, moved
 from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, carried, divergence, responsible, stored, volume
-from jaxgmm.result import message_of, shown
 from jaxgmm.structures import CLASSICS, Structure, get_structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics, sum_over
+from jaxgmm.variational_result import VariationalLanes, VariationalResult
 
 SCALE_RIDGE = 1e-6
 """What is added to the covariance of the samples as a prior scale, as a share of the variance of each feature: a constant
 feature, or fewer samples than features, leave it singular."""
-
-
-ADVICE = loop.ADVICE | {
-    Status.ITERATION_LIMIT: loop.OUT_OF_PASSES,
-    Status.DECREASED: "the evidence bound fell by more than rounding explains at iteration {n_iter}; the better posterior was "
-    "kept. Scale the features alike, or use float64.",
-    Status.NONFINITE: "the evidence bound became NaN or infinite at iteration {n_iter}; the posterior is the last finite one. "
-    "Lower n_components, or look for NaN in X.",
-}
 
 
 class Evidence(NamedTuple):
@@ -53,65 +44,6 @@ class Evidence(NamedTuple):
 
     sums: Statistics  # whose log_likelihood is the first sum of the bound
     divergence: Array  # () from the prior
-
-
-class VariationalLanes(NamedTuple):
-    """How each restart ended; the arrays have a leading axis of R restarts."""
-
-    bound: Array  # (R,) nats
-    n_iter: Array  # (R,) int32
-    status: Array  # (R,) int32, see Status
-    trace: Array  # (R, T)
-
-
-class VariationalResult(NamedTuple):
-    """A posterior and how the fit ended. Under ``vmap`` every array has leading axes more.
-
-    Attributes:
-      posterior: over mixtures; ``posterior.mixture`` is its expectation.
-      bound: () nats, the evidence bound of ``posterior``: a lower bound of ln p(X), all constants included, so that numbers of
-        components and structures may be compared by it.
-      n_iter: () int32, passes over X after the one that evaluated the start.
-      status: () int32, see ``Status``.
-      trace: (T,) nats, the bound after each pass, the start first, NaN after the end.
-      lanes: every restart's end; ``lanes.bound`` (R,) and so on.
-
-    >>> import jax, jaxgmm
-    >>> result = jaxgmm.fit_variational(jax.random.key(0), [[0.0], [0.2], [9.0], [9.2]], 2, n_restarts=3)
-    >>> bool(result.converged), result.lanes.bound.shape
-    (True, (3,))
-    >>> result  # doctest: +ELLIPSIS
-    <VariationalResult: K = 2, D = 1, full, bound ... nats; converged after ... iterations.>
-    """
-
-    posterior: Posterior
-    bound: Array
-    n_iter: Array
-    status: Array
-    trace: Array
-    lanes: VariationalLanes
-
-    def __repr__(self) -> str:
-        """See ``shown``."""
-        return shown(self, "posterior", "bound")
-
-    @property
-    def converged(self) -> Array:
-        """() bool: did the gain of a step fall below the tolerance?"""
-        return self.status == Status.CONVERGED
-
-    @property
-    def message(self) -> str:
-        """The status as a sentence that says what to do.
-
-        Raises:
-          ValueError: a batch of results; take one first.
-
-        >>> import jax, jaxgmm
-        >>> jaxgmm.fit_variational(jax.random.key(0), [[0.0], [0.2], [9.0]], 1, max_iter=0, n_restarts=1).message
-        'not converged after 0 iterations. Raise max_iter, or raise tol.'
-        """
-        return message_of(self, ADVICE)
 
 
 def fit_variational(
@@ -413,5 +345,5 @@ def _hyperparameters(prior: Any, n_features: int, structure: Structure, dtype: A
         return Hyperparameters()
     least = float(structure.lacking(n_features).max())
     shape = structure.shape(1, n_features)
-    found = checks.check_hyperparameters(prior, n_features, least, shape[1:] if structure.by_component else shape)
+    found = checks_params.check_hyperparameters(prior, n_features, least, shape[1:] if structure.by_component else shape)
     return Hyperparameters(**{name: None if v is None else jnp.asarray(v).astype(dtype) for name, v in found.items()})

@@ -61,6 +61,8 @@ def test_who_was_left_goes_on_when_the_leader_turns_degenerate(three):
 def test_of_those_that_creep_the_leader_goes_on_alone(three):
     least = lanes.CREEP * float(three.carry.sums.weight[0]) * 4  # of a stage of four passes
     assert statuses(after(8, three), 0.0, 0.5 * least, 1.5 * least) == [RUNS, LEFT, RUNS]
+    near = three._replace(carry=three.carry._replace(best=(jnp.full(3, -100.0), three.carry.best[1])))
+    assert statuses(after(50, near), 0.0, 2.4 * least, 2.6 * least) == [RUNS, LEFT, RUNS]  # a stage of ten
 
 
 @pytest.mark.slow

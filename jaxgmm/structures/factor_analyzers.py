@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float, Integer
 from jaxgmm.checks import check_choice, check_int
 from jaxgmm.numerics import contract, is_present
 from jaxgmm.structures.base import Inner, Structure, Whitener
-from jaxgmm.structures.matrices import eigen, factors
+from jaxgmm.structures.matrices import eigen, factors, lower_trapezoidal, symmetric
 from jaxgmm.structures.volumes import settle
 
 SHARING = {"own": "U", "shared": "C"}
@@ -275,7 +275,7 @@ class FactorAnalyzers(Structure):
     def _moments(self, scatter: Array) -> tuple[Float[Array, "K Q Q"], Float[Array, "K D Q"], Float[Array, "K D"]]:
         """Those of u u^T, r u^T and r^2."""
         q = self.n_factors
-        return _symmetric(scatter[:, :q, :q]), scatter[:, q:, :q], scatter[:, q:, q]
+        return symmetric(scatter[:, :q, :q]), scatter[:, q:, :q], scatter[:, q:, q]
 
     def recentre(self, lens: Array | None, count: Array, shift: Float[Array, "K D"], second: Array) -> Array:
         moved = second - self.second_moment(lens, count[:, None], shift[:, :, None])
@@ -293,7 +293,7 @@ class FactorAnalyzers(Structure):
     def as_second_moment(self, dense: Float[Array, "K D D"], whitener: Whitener) -> Array:
         scores, loadings, scale = self._split(whitener.factor)
         cross = contract("kij,kjq->kiq", dense, scores)  # (x - mu) u^T
-        known = _symmetric(contract("kdq,kdr->kqr", scores, cross))
+        known = symmetric(contract("kdq,kdr->kqr", scores, cross))
         cross = scale * cross
         total = scale[..., 0] ** 2 * jnp.diagonal(dense, axis1=-2, axis2=-1)
         square = total - 2 * jnp.sum(loadings * cross, axis=-1) + _form(loadings, known)
@@ -398,23 +398,3 @@ def _posterior(cov: Float[Array, "K D E"]) -> Posterior:
 def _form(rows: Float[Array, "K D Q"], matrix: Float[Array, "K Q Q"]) -> Float[Array, "K D"]:
     """a^T S a of each row."""
     return jnp.sum(contract("kdq,kqr->kdr", rows, matrix) * rows, axis=-1)
-
-
-def _symmetric(matrix: Float[Array, "K Q Q"]) -> Float[Array, "K Q Q"]:
-    return (matrix + jnp.swapaxes(matrix, -1, -2)) / 2
-
-
-def lower_trapezoidal(loadings: Float[Array, "D Q"]) -> Float[Array, "D Q"]:
-    """Loadings turned, by reflections, so that row i has nothing beyond column i, and no negative number in it."""
-    n_factors = loadings.shape[1]
-    order = np.arange(n_factors)
-    for i in range(n_factors):
-        row = jnp.where(order >= i, loadings[i], 0)
-        square = jnp.sum(row * row)
-        length = jnp.sqrt(jnp.where(square > 0, square, 1))
-        sign = jnp.where(row[i] < 0, -1, 1).astype(row.dtype)
-        across = jnp.where(square > 0, row.at[i].add(sign * length) / length, 0)
-        twice = 1 / jnp.where(square > 0, 1 + jnp.abs(row[i]) / length, 1)  # 2 / |across|^2
-        turned = loadings - contract("dq,q->d", loadings, across)[:, None] * (twice * across)[None]
-        loadings = turned.at[:, i].multiply(jnp.where(square > 0, -sign, 1))
-    return jnp.tril(loadings)
