@@ -47,7 +47,8 @@ class Sweep(NamedTuple):
       nec: (G,) smaller is better; see the function.
       held_out: (G, F) log-likelihood of each fold under the fit to the others, nats; F = 0 without folds.
       cross_validation: (G,) -2 times the sum over folds, smaller is better, on the scale of ``aic``; NaN without folds.
-      n_agreeing: (G,) restarts that ended within 1e-4 nats a sample of the one that was kept, itself among them.
+      n_agreeing: (G,) restarts that ended within 1e-4 nats a sample of the one that was kept, itself among them; one that was
+        left on a plateau counts by where it was left.
       status: (G,) see ``Status``.
       results: the G fits, of NumPy arrays.
       best: the place of the fit with the lowest criterion among those that ended finite and not degenerate.
