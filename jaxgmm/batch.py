@@ -90,9 +90,14 @@ class Batch(NamedTuple):
     gained: Any = None  # (L,) nats that each gained when it last went on; inf before
 
 
-def good_width(data: Data, n_lanes: int, n_components: int) -> int:
-    """Lanes that go on together: few, for little to wait for the slowest, but enough to keep busy."""
+def good_width(data: Data, n_lanes: int, n_components: int, n_rivals: int = 1) -> int:
+    """Lanes that go on together: few, for little to wait for the slowest, but enough to keep busy.
+
+    Where lanes race, half of the passes are those of one that leads alone: on a CPU they go one by one (DECISIONS 48).
+    """
     backend = jax.default_backend()
+    if n_rivals > 1 and backend == "cpu":
+        return 1
     if data.shared:
         return min(n_lanes, max(1, ROWS.get(backend, ROWS_ELSEWHERE) // n_components))
     fitting = WORK.get(backend, WORK_ELSEWHERE) // (data.X.shape[1] * data.X.shape[2] * n_components)

@@ -26,7 +26,7 @@ from jaxtyping import Float, Shaped
 from jaxgmm import blocks, checks, checks_params, contract
 from jaxgmm.contract import deviations, log_gaussians, moments
 from jaxgmm.numerics import contract as multiply
-from jaxgmm.numerics import divide_or_keep, float_dtype, sum_compensated, weighted, weighted_quantile
+from jaxgmm.numerics import divide_or_keep, float_dtype, largest_of, sum_compensated, weighted, weighted_quantile
 from jaxgmm.params import GMMParams, cast, lens_of, mixture_centre, moved
 from jaxgmm.priors import Prior, cast_prior, counts, pseudo_observations
 from jaxgmm.structures.base import Inner
@@ -40,7 +40,7 @@ def bayes(weights: Float[Array, " K"], log_density: Float[Array, "K B"]) -> tupl
     the derivative in pi_k is N(x | mu_k, Sigma_k) / p(x), right for pi_k = 0 as well; the cap keeps a component without
     weight from overflowing and is never reached by another.
     """
-    largest = lax.stop_gradient(jnp.max(log_density + jnp.log(weights)[:, None], axis=0))
+    largest = largest_of(lax.stop_gradient(log_density + jnp.log(weights)[:, None]))
     largest = jnp.where(largest == -jnp.inf, 0, largest)  # beyond the range of the dtype: ln p(x) is -inf, not NaN
     cap = jnp.log(jnp.finfo(log_density.dtype).max) - 1
     density = jnp.exp(jnp.minimum(log_density - largest[None], cap))

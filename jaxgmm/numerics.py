@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jaxtyping import Bool, Float, Integer
 
@@ -38,6 +39,15 @@ def samples_per_weight(weight: Float[Array, " N"], axis_name: str | None = None)
 def weighted(weight: Float[Array, " B"], values: Float[Array, " B"]) -> Float[Array, " B"]:
     """``weight * values``; a weight of zero is absent, and one that is negative or NaN shows as NaN."""
     return jnp.where(weight > 0, weight * values, jnp.where(weight == 0, 0, jnp.nan))
+
+
+def largest_of(rows: Float[Array, "K B"]) -> Float[Array, " B"]:
+    """The maximum of each column.
+
+    With a reducer of its own, as XLA:CPU hands a plain maximum to a library that costs a whole E-step a third of its time (9 x
+    2000, float64: 62 us instead of 42).
+    """
+    return lax.reduce(rows, np.array(-jnp.inf, rows.dtype), lambda a, b: lax.select(a >= b, a, b), (0,))
 
 
 def place(share: Float[Array, "*picks"], mass: Float[Array, " N"]) -> Integer[Array, "*picks"]:

@@ -210,12 +210,13 @@ def sweep(
     n_each = (1 + n_folds) * n_restarts  # lanes of a number of components: all samples, then without each fold
     keys = _keys(key, n_restarts, n_lanes := n_each * len(counts))
     n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_each))
+    width = batch.good_width(seen, n_lanes, max(counts), n_restarts)
     total = float(n_present) if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
     shared: dict[int, Clusters] = {}
 
     def rows_of(structure: Structure, prior: Prior | str | None, called: str) -> Run[list[dict[str, Any]]]:
-        plan = Plan(structure, max(counts), init, accelerate, trace, batch.good_width(seen, n_lanes, max(counts)), n_restarts)
+        plan = Plan(structure, max(counts), init, accelerate, trace, width, n_restarts)
         known = None if prior is None else (yield partial(_priors, prior, seen, offset, counts, structure, n_restarts))
         running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known, shared)
         advance = partial(batch.advance, data=seen, most=passes, tol=tol, plan=plan)
@@ -245,8 +246,9 @@ def sweep(
     rows = [row for end in ends if end is not None for row in end]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
-    best = best_by(arrays[criterion], arrays["status"])
-    return Sweep(**arrays, results=tuple(columns["results"]), best=best, criterion=criterion)
+    return Sweep(
+        **arrays, results=tuple(columns["results"]), best=best_by(arrays[criterion], arrays["status"]), criterion=criterion
+    )
 
 
 def _grid(
