@@ -17,6 +17,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -206,12 +207,17 @@ def main() -> None:
         if shutil.which("Rscript"):
             mclust(work, list(range(len(truths))))
             sides.append("mclust")
-        # By D, so that programs are compiled once and dropped.
-        for place in sorted(range(len(truths)), key=lambda place: truths[place].n_features):
-            file = work / f"{place:03d}.jaxgmm.json"
-            if not file.exists():
+
+        def n_features(place: int) -> int:
+            return truths[place].n_features
+
+        left = [place for place in range(len(truths)) if not (work / f"{place:03d}.jaxgmm.json").exists()]
+        # By D: the programs of one are compiled once, and dropped for the next, as a process may map only so many.
+        for _, alike in groupby(sorted(left, key=n_features), n_features):
+            jax.clear_caches()
+            for place in alike:
                 found = ours(np.loadtxt(work / f"{place:03d}.csv", delimiter=","), arguments.seed, **options)
-                file.write_text(json.dumps(found))
+                (work / f"{place:03d}.jaxgmm.json").write_text(json.dumps(found))
                 console.print(f"[dim]{place}: {truths[place]}, {found['seconds']:.1f} s", highlight=False)
         answers = {
             side: [json.loads((work / f"{place:03d}.{side}.json").read_text()) for place in range(len(truths))]
