@@ -122,6 +122,9 @@ def fit(row: Row, peer: str, rounds: int) -> dict[str, Any]:
 
 def first(row: Row, peer: str, rounds: int) -> dict[str, Any]:
     """Time of the first call in this process, compiling included, beside the peer's usual time."""
+    import jax
+
+    jax.config.update("jax_enable_compilation_cache", False)  # which whoever started this may have switched on
     X = samples(row)
     ours, theirs = (FITS[row.name][name](row, X) for name in ("jaxgmm", peer))
     took, reached = timed(ours, 0)

@@ -29,6 +29,9 @@ WORK = {"cpu": 1 << 16}
 """Rows of one multiplication (lanes times components of shared samples), and products N K D of a group of data sets, that keep
 a core busy. 1000 data sets of 400 x 2, K = 2, tol 1e-6: 0.34, 0.47, 0.70, 1.42 s in groups of 32, 64, 128, 256."""
 
+ROWS_OF_RIVALS = {"cpu": 16}
+"""The same where lanes race: many passes are those of one that leads alone, whatever goes on beside it (DECISIONS 48)."""
+
 ROWS_ELSEWHERE, WORK_ELSEWHERE = 1 << 14, 1 << 24
 """The same of an accelerator; not measured."""
 
@@ -91,15 +94,11 @@ class Batch(NamedTuple):
 
 
 def good_width(data: Data, n_lanes: int, n_components: int, n_rivals: int = 1) -> int:
-    """Lanes that go on together: few, for little to wait for the slowest, but enough to keep busy.
-
-    Where lanes race, half of the passes are those of one that leads alone: on a CPU they go one by one (DECISIONS 48).
-    """
+    """Lanes that go on together: few, for little to wait for the slowest, but enough to keep busy."""
     backend = jax.default_backend()
-    if n_rivals > 1 and backend == "cpu":
-        return 1
     if data.shared:
-        return min(n_lanes, max(1, ROWS.get(backend, ROWS_ELSEWHERE) // n_components))
+        rows = ROWS if n_rivals == 1 else ROWS_OF_RIVALS
+        return min(n_lanes, max(1, rows.get(backend, ROWS_ELSEWHERE) // n_components))
     fitting = WORK.get(backend, WORK_ELSEWHERE) // (data.X.shape[1] * data.X.shape[2] * n_components)
     return min(n_lanes, 1 << max(0, fitting.bit_length() - 1))
 

@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks, checks_params, folds
-from jaxgmm.batch import Data, Plan
+from jaxgmm.batch import Data, Plan, good_width
 from jaxgmm.clusters import Clusters
 from jaxgmm.criteria import Overlap, log_likelihood_of_one, overlap
 from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, admit, check_options, prior_of, returned
@@ -153,12 +153,12 @@ def sweep(
 ) -> Sweep:
     """Fit every number of components in every structure, and compare.
 
-    The fit of K components is what ``fit(key, X, K, init=init, accelerate="squarem", ...)`` gives, up to rounding, but that
-    its restarts race: one is left, in ``Status.OVERTAKEN``, when it gains less than 1e-5 nats a sample and pass while another
-    leads, and after 16 passes while another is further ahead than it can be expected to gain, or while it is degenerate and
-    another is not. They start from k-means; the search by which ``fit`` starts
-    would take many times as long. All numbers of components of a structure go on side by side as mixtures of the largest
-    number, the components beyond K without weight, so a structure is compiled once. Runs on the host.
+    The fit of K components is what ``fit(key, X, K, init=init, accelerate="squarem", ...)`` gives, up to rounding, but that on
+    a CPU its restarts race: one is left, in ``Status.OVERTAKEN``, when it gains less than 1e-5 nats a sample and pass while
+    another leads, and after 16 passes while another is further ahead than it can be expected to gain, or while it is degenerate
+    and another is not. (Elsewhere all lanes advance at once, and each goes on to its end.) They start from k-means; the search
+    by which ``fit`` starts would take many times as long. All numbers of components of a structure go on side by side as
+    mixtures of the largest number, the components beyond K without weight, so a structure is compiled once. Runs on the host.
 
     Args:
       key: random key; see ``fit``.
@@ -210,13 +210,14 @@ def sweep(
     n_each = (1 + n_folds) * n_restarts  # lanes of a number of components: all samples, then without each fold
     keys = _keys(key, n_restarts, n_lanes := n_each * len(counts))
     n_used = jnp.asarray(np.repeat(np.array(counts, np.int32), n_each))
-    width = batch.good_width(seen, n_lanes, max(counts), n_restarts)
     total = float(n_present) if data.weight is None else float(np.asarray(data.weight).sum(dtype=np.float64))
 
     shared: dict[int, Clusters] = {}
 
     def rows_of(structure: Structure, prior: Prior | str | None, called: str) -> Run[list[dict[str, Any]]]:
-        plan = Plan(structure, max(counts), init, accelerate, trace, width, n_restarts)
+        plan = Plan(
+            structure, max(counts), init, accelerate, trace, good_width(seen, n_lanes, max(counts), n_restarts), n_restarts
+        )
         known = None if prior is None else (yield partial(_priors, prior, seen, offset, counts, structure, n_restarts))
         running = yield partial(batch.begin, keys, seen, None, n_used, n_lanes, floor, plan, known, shared)
         advance = partial(batch.advance, data=seen, most=passes, tol=tol, plan=plan)
@@ -246,9 +247,8 @@ def sweep(
     rows = [row for end in ends if end is not None for row in end]
     columns = {name: [row[name] for row in rows] for name in rows[0]}
     arrays = {name: np.array(column) for name, column in columns.items() if name != "results"}
-    return Sweep(
-        **arrays, results=tuple(columns["results"]), best=best_by(arrays[criterion], arrays["status"]), criterion=criterion
-    )
+    best = best_by(arrays[criterion], arrays["status"])
+    return Sweep(**arrays, results=tuple(columns["results"]), best=best, criterion=criterion)
 
 
 def _grid(

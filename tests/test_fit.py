@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
@@ -242,6 +243,22 @@ def test_shard_map_on_two_devices_equals_one(x64):
     single = jaxgmm.fit_from(start, X, sample_weight=w, **options)
     assert sharded.n_iter == single.n_iter
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), sharded, single)
+
+
+def test_components_spread_over_devices_fit_as_on_one(x64):
+    X, start = random_samples(), random_mixture("full", k=4)
+    over = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("k",)), P("k"))
+    single, spread = (jaxgmm.fit_from(params, X, tol=0.0, max_iter=3) for params in (start, jax.device_put(start, over)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), spread, single)
+
+
+@pytest.mark.parametrize("place", range(K))
+def test_a_weight_below_zero_is_nan_wherever_it_stands(place, x64):
+    start = random_mixture("full")
+    outside = replace(start, weights=start.weights.at[place].multiply(-0.1))
+    X = random_samples()
+    assert np.isnan(jaxgmm.log_prob(outside, X)).all()
+    assert jaxgmm.fit_from(outside, X, max_iter=3).status == jaxgmm.Status.NONFINITE
 
 
 @pytest.mark.slow

@@ -230,7 +230,8 @@ def test_groups_are_small_and_at_least_one():
     own = batch.Data(np.zeros((1000, 400, 2)), None, np.arange(1000))
     for data in (shared, own):
         for k in (1, 8, 512):
-            assert 1 <= batch.good_width(data, 16, k) <= 16
+            for n_rivals in (1, 8):
+                assert 1 <= batch.good_width(data, 16, k, n_rivals) <= 16
 
 
 @pytest.mark.slow

@@ -33,6 +33,14 @@ def test_compensated_sums_have_the_derivative_of_a_sum():
     np.testing.assert_allclose(gradient, 1.5)
 
 
+@pytest.mark.parametrize("k", [1, 2, 3, 4, 7])
+def test_largest_of_is_the_maximum_and_passes_on_nan(k):
+    rows = np.random.default_rng(k).normal(size=(k, 3 * k))
+    rows[np.arange(k), np.arange(k)] = np.nan
+    rows[:, k] = -np.inf
+    np.testing.assert_array_equal(numerics.largest_of(jnp.asarray(rows)), rows.max(axis=0).astype(np.float32))
+
+
 @pytest.mark.parametrize("n", [10, 100, 16384])
 def test_an_even_sequence_leaves_no_gap(n):
     """Between neighbours there is never more than about twice the mean distance."""

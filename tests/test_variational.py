@@ -63,7 +63,7 @@ def test_bound_of_one_component_is_the_log_evidence(name, kind, x64):
     result = jaxgmm.fit_variational_from(random_mixture(name, k=1, d=3), X, prior=prior, weights=kind)
     expected = log_evidence(X, prior, name) + log_assignment(np.array([len(X)]), prior.concentration, kind)
     np.testing.assert_allclose(result.bound, expected, rtol=1e-12)
-    assert result.n_iter <= 2  # a first step that falls by a rounding is not judged
+    assert result.n_iter in (1, 2)  # a first step that falls by a rounding is not judged
 
 
 @pytest.mark.slow
