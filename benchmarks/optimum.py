@@ -80,7 +80,7 @@ def end(X: np.ndarray, weights: Any, means: Any, cov: Any) -> End:
 
 
 def fitted(side: str, X: np.ndarray, n_components: int, seed: int, **options: Any) -> tuple[Any, Any, Any]:
-    """Weights, means and covariances; a side is scikit-learn, or a start of jaxgmm."""
+    """Weights, means and covariances; a side is scikit-learn, a start of jaxgmm, or one of those for ``--folds``."""
     if side in (THEIRS, CLOSER):
         stop = {} if side == THEIRS else {"tol": TIGHT, "max_iter": MANY}
         fit = GaussianMixture(n_components, random_state=seed, **{"n_init": TEN, **stop, **options}).fit(X)

@@ -116,6 +116,7 @@ def test_a_sweep_is_the_fits_of_its_grid(names):
         result = found.results[i]
         np.testing.assert_allclose(result.log_likelihood, alone.log_likelihood, rtol=1e-4)
         assert [leaf.shape for leaf in jax.tree.leaves(result)] == [leaf.shape for leaf in jax.tree.leaves(alone)]
+        assert result.status == alone.status != Status.OVERTAKEN
         pairs = zip(result.lanes.status.tolist(), alone.lanes.status.tolist(), strict=True)
         assert all(raced in (Status.OVERTAKEN, status) for raced, status in pairs)
         for criterion in ("aic", "bic", "icl"):
