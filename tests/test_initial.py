@@ -177,25 +177,61 @@ def test_swaps_leave_where_another_start_is_stuck(x64):
     assert free.min() > free.max() - 1  # and is not
 
 
-def test_a_swap_moves_one_component_in_use_to_a_sample_in_use(x64):
+def test_a_swap_exchanges_one_component_in_use(x64):
+    """What comes lies on a sample in use, or is one that another mixture holds; all else stays."""
     X, weight = random_samples(n=20), jnp.asarray(np.arange(20) % 2, float)
-    start = jaxgmm.initialise(KEY, X, 3)
-    start = dataclasses.replace(start, weights=jnp.asarray([0.6, 0.4, 0.0]))
-    drawn = swaps.draws(KEY, 8, jnp.asarray(X), weight, jnp.zeros(2), jnp.int32(2))
-    for i in range(8):
-        after = swaps.swapped(start, jax.tree.map(lambda leaf, i=i: leaf[i], drawn), jnp.int32(2))
-        (moved,) = np.flatnonzero((after.means != start.means).any(axis=1))
-        assert moved < 2
-        assert (X[1::2] == np.asarray(after.means[moved])).all(axis=1).any()
-        assert after.weights[2] == 0
-        np.testing.assert_allclose(after.weights.sum(), 1)
+    held = jax.vmap(lambda key: jaxgmm.initialise(key, X, 3))(jax.random.split(KEY, 2))
+    held = dataclasses.replace(held, weights=jnp.asarray([[0.6, 0.4, 0.0]] * 2))
+    drawn = swaps.draws(KEY, (12, 2), jnp.asarray(X), weight, jnp.zeros(2), jnp.int32(2))
+    assert 0 < drawn.lent.sum() < drawn.lent.size
+    one = jax.vmap(lambda params, swap: swaps.swapped(params, swap, jnp.int32(2)), axis_name=swaps.OTHERS)
+    for i in range(12):
+        after = one(held, jax.tree.map(lambda leaf, i=i: leaf[i], drawn))
+        np.testing.assert_array_equal(after.weights[:, 2], 0)
+        np.testing.assert_allclose(after.weights.sum(axis=1), 1)
+        for mine in (0, 1):
+            (moved,) = np.flatnonzero((after.means != held.means)[mine].any(axis=1))
+            mean, cov = np.asarray(after.means[mine, moved]), np.asarray(after.cov[mine, moved])
+            assert moved < 2
+            if not drawn.lent[i, mine]:
+                assert (X[1::2] == mean).all(axis=1).any()
+                continue
+            lent = (np.asarray(held.means[1 - mine, :2]) == mean).all(axis=1)
+            np.testing.assert_array_equal(cov, held.cov[1 - mine, :2][lent][0])
 
 
-def test_a_search_makes_fewer_passes_over_more_samples():
-    """What it costs does not grow with the samples, but for a handful of them."""
-    assert swaps.n_turns(100, 3) == 3 * swaps.TURNS_EACH
-    for n in (1 << 12, 1 << 15):
-        assert n * swaps.n_turns(n, 3) <= swaps.ROW_TURNS < n * (swaps.n_turns(n, 3) + 1)
+def test_a_mixture_alone_borrows_nothing():
+    drawn = swaps.draws(KEY, (50, 1), jnp.asarray(random_samples(n=20)), jnp.ones(20), jnp.zeros(2), jnp.int32(2))
+    assert not drawn.lent.any()
+
+
+def test_scattered_components_lie_on_samples(x64):
+    X = random_samples(n=20)
+    start = dataclasses.replace(jaxgmm.initialise(KEY, X, 3), weights=jnp.asarray([0.9, 0.1, 0.0]))
+    seeds = swaps.draws(KEY, (3, 1), jnp.asarray(X), jnp.ones(20), jnp.zeros(2), jnp.int32(2))
+    found = swaps.scattered(start, jax.tree.map(lambda leaf: leaf[:, 0], seeds), jnp.int32(2))
+    np.testing.assert_allclose(found.weights, [0.5, 0.5, 0])
+    assert all((np.asarray(mean) == X).all(axis=1).any() for mean in found.means[:2])
+    np.testing.assert_array_equal(found.means[2], start.means[2])
+
+
+def test_a_search_ends_no_lower_than_it_began(x64):
+    """Where it can tell: within ``WORTH`` a sample, after the same passes of plain EM that its first trial gets."""
+    X = random_samples(n=60)
+    for key in jax.random.split(KEY, 3):
+        start, found = (jaxgmm.initialise(key, X, 3, method=method) for method in ("kmeans", "swaps"))
+        assert jaxgmm.log_likelihood(found, X) > jaxgmm.log_likelihood(start, X) - swaps.WORTH * len(X)
+
+
+@pytest.mark.parametrize("n_components", [2, 3, 10])
+def test_a_search_makes_fewer_passes_over_more_samples(n_components):
+    """What it costs does not grow with the samples, but for a handful of them; few passes are not parted."""
+    held, each = zip(*(swaps.n_turns(n, n_components) for n in (100, 1 << 12, 1 << 15)), strict=True)
+    assert held[0] > held[-1] == 1
+    assert held[0] * each[0] == swaps.TURNS_EACH * (n_components - 1)
+    for n, mixtures, passes in zip((1 << 12, 1 << 15), held[1:], each[1:], strict=True):
+        assert n * mixtures * passes <= swaps.ROW_TURNS
+        assert passes >= swaps.FEWEST_EACH * n_components or mixtures == 1
 
 
 def test_ward_is_scipys(x64):
