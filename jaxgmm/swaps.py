@@ -5,9 +5,9 @@ here and there the likelihood falls. A swap takes such a component away and sets
 mixture is better for it, and it is kept only then. A trial is given up as soon as a few more passes as good as its last would
 not bring it up to what is held: most are not worth more than three.
 
-What is set down is round and at a sample drawn at random, or a component of another mixture: a search holds several, side by
-side, one from its start and the others from components scattered over the samples, and what one has found the others may
-borrow.
+What is set down lies on a sample drawn at random, or is a component of another mixture: where samples are few a search holds
+several, side by side, one from its start and the others from components scattered over the samples, and what one has found the
+others may borrow.
 
 Source: Zhao, Hautamaki, Karkkainen and Franti (2012), "Random swap EM algorithm for Gaussian mixture models", Pattern
 Recognition Letters 33.
@@ -38,11 +38,8 @@ FEWEST_EACH, HELD = 60, 4
 LENT = 0.8
 """The share of swaps that set down what another mixture holds."""
 
-OTHERS = "held"
-"""Name of the axis of mixtures that a search holds."""
-
 LEAST, MOST = 2, 30
-"""The fewest and most passes that a trial is given; the start is the first."""
+"""The fewest and most passes that a trial is given after its first."""
 
 REACH = 5
 """A trial goes on while so many times the gain of its last pass would make it better than what is held."""
@@ -56,7 +53,7 @@ NARROWEST = 100
 
 
 class Swap(NamedTuple):
-    """Which component leaves, and what comes in its place: one that another mixture holds, or a round one at a sample."""
+    """Which component leaves, and what comes in its place: one that another mixture holds, or one at a sample."""
 
     component: Array  # () int32
     lent: Array  # () bool
@@ -100,7 +97,7 @@ def improved(
     first, unit = moved(start, -samples.centre), jnp.ones_like(samples.centre)
     setting = Setting(jnp.zeros_like(unit), unit, jnp.ones_like(total), n_used, None)  # weights count as samples already
 
-    def turn(search: Search, swap: Swap) -> tuple[Search, None]:
+    def passed(search: Search) -> tuple[Search, Array]:
         sums = lanes.expect(search.trial, samples)
         gain = sums.log_likelihood - search.log_likelihood
         found = lanes.standing(search.trial, sums, setting)
@@ -109,20 +106,30 @@ def improved(
         hopeless = sums.log_likelihood + REACH * gain < worth + WORTH * total
         over = (found == -jnp.inf) | (search.age >= MOST) | (hopeless & (search.age >= LEAST))
         climbed = em.maximised(search.trial, sums, None, inner=Inner.FEW)  # without a floor: a spike is given up before
-        trial = where(over, swapped(held, swap, n_used), climbed)
-        before = jnp.where(over, -jnp.inf, sums.log_likelihood)
-        return Search(held, worth, trial, before, jnp.where(over, 0, search.age + 1)), None
+        return Search(held, worth, climbed, sums.log_likelihood, search.age + 1), over
 
-    def begun(seeds: Swap) -> Search:
-        own, nothing = lax.axis_index(OTHERS) == 0, jnp.full_like(total, -jnp.inf)
-        return Search(first, nothing, where(own, first, scattered(first, seeds, n_used)), nothing, jnp.int32(0))
+    def turn(searches: Search, swaps: Swap) -> tuple[Search, None]:
+        searches, over = jax.vmap(passed)(searches)
+        anew = searches._replace(
+            trial=swapped(searches.held, swaps, n_used),
+            log_likelihood=jnp.full_like(searches.worth, -jnp.inf),
+            age=jnp.zeros_like(searches.age),
+        )
+        return jax.vmap(where)(over, anew, searches), None
 
-    n_held, n = n_turns(X.shape[0], start.n_components)
-    seeding, swapping = jax.random.split(key)
-    seeds = draws(seeding, (start.n_components, n_held), X, weight, samples.centre, n_used)
-    swaps = draws(swapping, (n, n_held), X, weight, samples.centre, n_used)
-    searches = jax.vmap(begun, in_axes=1, axis_name=OTHERS)(seeds)
-    ends = lax.scan(jax.vmap(turn, axis_name=OTHERS), varying_with(searches, X, weight), swaps)[0]
+    n_components = start.n_components
+    n_held, n = n_turns(X.shape[0], n_components)
+    drawn = draws(key, (n_components + n, n_held), X, weight, samples.centre, n_used)
+    seeds, swaps = (
+        jax.tree.map(lambda leaf, part=part: leaf[part], drawn) for part in (slice(n_components), slice(n_components, None))
+    )
+
+    def begun(place: Array, seeds: Swap) -> Search:
+        nothing = jnp.full_like(total, -jnp.inf)
+        return Search(first, nothing, where(place == 0, first, scattered(first, seeds, n_used)), nothing, jnp.int32(0))
+
+    searches = jax.vmap(begun, in_axes=(0, 1))(jnp.arange(n_held, dtype=jnp.int32), seeds)
+    ends = lax.scan(turn, varying_with(searches, X, weight, start.means, drawn.sample), swaps)[0]
     return moved(jax.tree.map(lambda leaf: leaf[jnp.argmax(ends.worth)], ends.held), samples.centre)
 
 
@@ -134,16 +141,20 @@ def draws(
     centre: Float[Array, " D"],
     n_used: Array,
 ) -> Swap:
-    """Swaps for each of ``shape[1]`` mixtures: components in use drawn evenly, samples by weight."""
-    leaves, lent, lender, loan, row, width = jax.random.split(key, 6)
-    n_held = shape[1]
+    """``shape[0]`` swaps for each of ``shape[1]`` mixtures: components in use drawn evenly, samples by weight."""
+    n_held, dtype = shape[1], weight.dtype
+    component, lent, lender, loan, row, width = jax.random.uniform(key, (6, *shape), dtype)  # one call: each is much to compile
+
+    def below(n: Array | int, uniform: Array) -> Array:
+        return jnp.minimum((uniform * jnp.asarray(n, dtype)).astype(jnp.int32), n - 1)  # the product may round up
+
     return Swap(
-        jax.random.randint(leaves, shape, 0, n_used, jnp.int32),
-        jax.random.bernoulli(lent, LENT, shape) & (n_held > 1),
-        jax.random.randint(lender, shape, 1, max(n_held, 2), jnp.int32),
-        jax.random.randint(loan, shape, 0, n_used, jnp.int32),
-        X[place(jax.random.uniform(row, shape, weight.dtype), weight)].astype(weight.dtype) - centre[None, None],
-        NARROWEST ** jax.random.uniform(width, shape, weight.dtype),
+        below(n_used, component),
+        (lent < LENT) & (n_held > 1),
+        1 + below(max(n_held - 1, 1), lender),
+        below(n_used, loan),
+        X[place(row, weight)].astype(dtype) - centre[None, None],
+        NARROWEST**width,
     )
 
 
@@ -154,19 +165,25 @@ def scattered(params: GMMParams, seeds: Swap, n_used: Array) -> GMMParams:
     return exchanged(params, dense, used, set_down(params, dense, seeds, n_used))
 
 
-def swapped(params: GMMParams, swap: Swap, n_used: Array) -> GMMParams:
-    """The mixture with another component in the place of one; within a ``vmap`` over what is held, named ``OTHERS``."""
-    dense = params.structure.dense(params.cov, params.n_components, params.n_features)
-    everyone = lax.all_gather(Component(params.weights, params.means, dense), OTHERS)
-    lender = (lax.axis_index(OTHERS) + swap.lender) % lax.axis_size(OTHERS)
-    borrowed = jax.tree.map(lambda leaf: leaf[lender, swap.loan][None], everyone)
-    new = where(swap.lent, borrowed, set_down(params, dense, jax.tree.map(lambda leaf: leaf[None], swap), n_used))
-    leaves = jnp.arange(params.n_components, dtype=jnp.int32) == swap.component
-    return exchanged(params, dense, leaves, new)
+def swapped(held: GMMParams, swaps: Swap, n_used: Array) -> GMMParams:
+    """Mixtures with another component in the place of one; all arrays have a leading axis, of what is held."""
+    structure, n_features = held.structure, held.means.shape[-1]
+    n_held, n_components = held.weights.shape
+    dense = jax.vmap(lambda cov: structure.dense(cov, n_components, n_features))(held.cov)
+    everyone = Component(held.weights, held.means, dense)
+    lender = (jnp.arange(n_held, dtype=jnp.int32) + swaps.lender) % n_held
+
+    def one(params: GMMParams, dense: Float[Array, "K D D"], swap: Swap, lender: Array) -> GMMParams:
+        borrowed = jax.tree.map(lambda leaf: leaf[lender, swap.loan][None], everyone)
+        alone = jax.tree.map(lambda leaf: leaf[None], swap)
+        new = where(swap.lent, borrowed, set_down(params, dense, alone, n_used))
+        return exchanged(params, dense, jnp.arange(n_components, dtype=jnp.int32) == swap.component, new)
+
+    return jax.vmap(one)(held, dense, swaps, lender)
 
 
 def set_down(params: GMMParams, dense: Float[Array, "K D D"], swaps: Swap, n_used: Array) -> Component:
-    """Components of equal share, one for each swap: at its sample, round as the pooled covariance is."""
+    """Components of equal share, one for each swap: at its sample, of the pooled shape."""
     pooled = contract("k,kij->ij", params.weights, dense)
     share = jnp.ones_like(swaps.narrower) / n_used.astype(params.weights.dtype)
     return Component(share, swaps.sample, pooled[None] / swaps.narrower[:, None, None])

@@ -262,13 +262,14 @@ def test_a_weight_below_zero_is_nan_wherever_it_stands(place, x64):
 
 
 @pytest.mark.slow
-def test_shard_map_without_a_sum_spreads_restarts_and_data_sets(x64):
+@pytest.mark.parametrize("method", ["kmeans", pytest.param("swaps", marks=pytest.mark.slow)])
+def test_shard_map_without_a_sum_spreads_restarts_and_data_sets(method, x64):
     """Each device its own keys, or its own samples: nothing is summed across them."""
     mesh = Mesh(np.array(jax.devices()[:2]), ("i",))
     keys, sets = jax.random.split(KEY, 2), np.stack([random_samples(seed) for seed in (0, 1)])
 
     def one(key, X):
-        return jaxgmm.fit_from(jaxgmm.initialise(key, X, K), X, max_iter=5)
+        return jaxgmm.fit_from(jaxgmm.initialise(key, X, K, method=method), X, max_iter=5)
 
     for spec in ((P("i"), P()), (P(), P("i")), (P("i"), P("i"))):
         shapes = tuple(v if s == P("i") else v[:1] for s, v in zip(spec, (keys, sets), strict=True))
