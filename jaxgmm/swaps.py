@@ -119,10 +119,10 @@ def improved(
 
     n_components = start.n_components
     n_held, n = n_turns(X.shape[0], n_components)
-    drawn = draws(key, (n_components + n, n_held), X, weight, samples.centre, n_used)
-    seeds, swaps = (
-        jax.tree.map(lambda leaf, part=part: leaf[part], drawn) for part in (slice(n_components), slice(n_components, None))
-    )
+    drawn = draws(
+        key, (n + n_components, n_held), X, weight, samples.centre, n_used
+    )  # in this order K does not shift the swaps
+    swaps, seeds = (jax.tree.map(lambda leaf, part=part: leaf[part], drawn) for part in (slice(n), slice(n, None)))
 
     def begun(place: Array, seeds: Swap) -> Search:
         nothing = jnp.full_like(total, -jnp.inf)
@@ -143,7 +143,8 @@ def draws(
 ) -> Swap:
     """``shape[0]`` swaps for each of ``shape[1]`` mixtures: components in use drawn evenly, samples by weight."""
     n_held, dtype = shape[1], weight.dtype
-    component, lent, lender, loan, row, width = jax.random.uniform(key, (6, *shape), dtype)  # one call: each is much to compile
+    uniforms = jax.random.uniform(key, (*shape, 6), dtype)  # one call: each is much to compile
+    component, lent, lender, loan, row, width = jnp.moveaxis(uniforms, -1, 0)
 
     def below(n: Array | int, uniform: Array) -> Array:
         return jnp.minimum((uniform * jnp.asarray(n, dtype)).astype(jnp.int32), n - 1)  # the product may round up

@@ -215,7 +215,7 @@ def test_scattered_components_lie_on_samples(x64):
 
 
 def test_a_search_ends_no_lower_than_it_began(x64):
-    """Where it can tell: within ``WORTH`` a sample, after the same passes of plain EM that its first trial gets."""
+    """Its start is the first that is held, and only a better one takes its place."""
     X = random_samples(n=60)
     for key in jax.random.split(KEY, 3):
         start, found = (jaxgmm.initialise(key, X, 3, method=method) for method in ("kmeans", "swaps"))

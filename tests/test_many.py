@@ -10,7 +10,7 @@ import pytest
 from structures import random_mixture, random_samples
 
 import jaxgmm
-from jaxgmm import Status, batch, initial, loop, many, rounds
+from jaxgmm import Status, batch, initial, loop, many, rounds, swaps
 from jaxgmm.result import FitResult, Lanes
 from jaxgmm.structures import get_structure
 
@@ -129,9 +129,10 @@ def test_a_sweep_is_the_fits_of_its_grid(names):
 @pytest.mark.parametrize(
     "name", ["kmeans", pytest.param("k-means++", marks=pytest.mark.slow), "swaps", "random_from_data", "random"]
 )
-def test_components_not_in_use_change_nothing(name, x64):
+def test_components_not_in_use_change_nothing(name, x64, monkeypatch):
     """A mixture of two inside an array of four is the mixture of two, start by start."""
-    X, full = jnp.asarray(random_samples(n=40)), get_structure("full")
+    X, full = jnp.asarray(random_samples(n=41)), get_structure("full")
+    monkeypatch.setattr(swaps, "ROW_TURNS", 41 * 100)  # as many passes for both: the array's size decides it otherwise
 
     def start(k):
         given = None
@@ -141,9 +142,6 @@ def test_components_not_in_use_change_nothing(name, x64):
 
     narrow, wide = start(2), start(4)
     assert wide.weights[2:].tolist() == [0, 0]
-    if name == "swaps":  # a longer search, as the array is larger: what it finds here is the same optimum
-        ends = [float(jaxgmm.fit_from(params, X).log_likelihood) for params in (narrow, wide)]
-        return np.testing.assert_allclose(*ends, rtol=1e-6)
     for a, b in ((narrow.weights, wide.weights), (narrow.means, wide.means), (narrow.cov, wide.cov)):
         np.testing.assert_allclose(b[:2], a, rtol=1e-9, atol=1e-12)
 
