@@ -119,9 +119,8 @@ def improved(
 
     n_components = start.n_components
     n_held, n = n_turns(X.shape[0], n_components)
-    drawn = draws(
-        key, (n + n_components, n_held), X, weight, samples.centre, n_used
-    )  # in this order K does not shift the swaps
+    # The seeds come last, so that components not in use do not shift what is drawn for the swaps.
+    drawn = draws(key, (n + n_components, n_held), X, weight, samples.centre, n_used)
     swaps, seeds = (jax.tree.map(lambda leaf, part=part: leaf[part], drawn) for part in (slice(n), slice(n, None)))
 
     def begun(place: Array, seeds: Swap) -> Search:
