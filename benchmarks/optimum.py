@@ -153,7 +153,7 @@ def compare_folds(sides: list[str], names: list[str], counts: list[int]) -> None
             last = [(side, found[-1]) for side, found in known.items()]
             cells = [f"{side} {of.held_out.sum() / len(X):.4f} {of.fitted.mean():.4f} {of.spurious}" for side, of in last]
             print(f"{name} {k}", *cells, sep=" | ", flush=True)
-            jax.clear_caches()  # folds of two sizes, every K: more programs than a process may map
+            jax.clear_caches()  # folds of two sizes, as above
     theirs = known[sides[-1]]
     for side in sides[:-1]:
         pairs = list(zip(known[side], theirs, sizes, strict=True))
@@ -193,6 +193,7 @@ def main() -> None:
             cell = f"{name} {k}"
             if arguments.long:
                 look_longer(known, cell, X, k)
+                jax.clear_caches()  # of every K: more programs than a process may map
             for side in sides:
                 fitted(side, X, k, 0)  # compile
             ends[cell] = {side: [] for side in sides}

@@ -13,6 +13,7 @@ from jax import Array
 
 from jaxgmm import lanes, loop
 from jaxgmm.clusters import Clusters, Search
+from jaxgmm.contract import CENTRED
 from jaxgmm.initial import CLUSTERINGS, first_clusters, first_mixture
 from jaxgmm.lanes import Added, Lane, Samples
 from jaxgmm.loop import Status
@@ -68,7 +69,8 @@ class Data(NamedTuple):
 
     def over_lanes(self, function: Callable[..., Any], index: Array, centre: Array | None, *lane_wise: Any) -> Any:
         """vmap ``function(samples, *lane_wise)`` over the lanes of these indices; the centre is shared like the samples."""
-        small = not self.shared and len(index) > 1  # multiplications with a batch axis are slow
+        # Multiplications with a batch axis are slow.
+        form = CENTRED if not self.shared and len(index) > 1 else None
         X, weight, own = self.X, self.weight, None if self.shared else 0
         own_weight = None
         if self.owner is not None:
@@ -78,7 +80,7 @@ class Data(NamedTuple):
                 weight, own_weight = weight[owner], 0
 
         def one(seen: tuple[Array, Array | None, Any], *rest: Any) -> Any:
-            return function(Samples(*seen, lanes=LANES, small=small), *rest)
+            return function(Samples(*seen, lanes=LANES, form=form), *rest)
 
         axes = ((own, own_weight, own), *(0 for _ in lane_wise))
         return jax.vmap(one, in_axes=axes, axis_name=LANES)((X, weight, centre), *lane_wise)

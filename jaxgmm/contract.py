@@ -136,10 +136,10 @@ def expect(
     centre: Float[Array, " D"] | None = None,
     block_size: int | None = None,
     lanes: str | None = None,
-    safest: bool = False,
+    form: int | None = None,
     whitener: Whitener | None = None,
 ) -> Statistics:
-    """The E-step and its sums in one pass over X, in the fastest form that is safe.
+    """The E-step and its sums in one pass over X, in the fastest form that is safe if no other is asked for.
 
     Args:
       params: the mixture, its means relative to ``centre``.
@@ -149,7 +149,7 @@ def expect(
       centre: what is subtracted from each sample, and what the components share in the fast forms.
       block_size: samples a block; None chooses by the size of the temporaries.
       lanes: name of a ``vmap`` axis of restarts over the same samples, which then take the same form.
-      safest: take ``CENTRED`` unseen; a program with one form compiles sooner.
+      form: the one to take unseen, where the structure has it; a program with one form compiles sooner.
       whitener: that of the covariances, where it is known.
     """
     structure = params.structure
@@ -163,21 +163,26 @@ def expect(
         return moments(structure, params.means, factor, (X,), sample_weight, posterior, centre, block_size, n_lanes)
 
     n_lanes = jax.lax.axis_size(lanes) if lanes else 1
-    if safest or not isinstance(structure, Expandable) or X.shape[0] * params.means.size * params.n_features < SMALL:
+    if form is None and X.shape[0] * params.means.size * params.n_features < SMALL:
+        form = CENTRED
+    if form == CENTRED or not isinstance(structure, Expandable):
         return centred(None)
-    form = safe_form(structure, params, whitener, X.shape[0])
-    if lanes:
-        form = jax.lax.pmax(form, lanes)
 
-    def expanded(whitened: bool, _: Statistics) -> Statistics:
+    def expanded(whitened: bool, _: Statistics | None) -> Statistics:
         return _expanded(structure, params, whitener, whitened, X, sample_weight, bayes, centre, block_size, n_lanes)
+
+    if form is not None:
+        return expanded(form == WHITENED, None)
+    safe = safe_form(structure, params, whitener, X.shape[0])
+    if lanes:
+        safe = jax.lax.pmax(safe, lanes)
 
     forms: dict[int, Callable[[Statistics], Statistics]] = {EXPANDED: partial(expanded, False), CENTRED: centred}
     if structure.separate:
         forms[WHITENED] = partial(expanded, True)
     sums = varying_with(_nothing(structure, params.means), X, sample_weight, params.means)
     for name, function in forms.items():
-        sums = apply_if(form == name, function, sums)
+        sums = apply_if(safe == name, function, sums)
     return sums
 
 

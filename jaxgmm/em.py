@@ -241,7 +241,7 @@ def statistics(
     return collect(params, X, sample_weight, centre, block_size=block_size)
 
 
-@partial(jax.jit, static_argnames=("block_size", "lanes", "safest"))
+@partial(jax.jit, static_argnames=("block_size", "lanes", "form"))
 def collect(
     params: GMMParams,
     X: Shaped[Array, "N D"],
@@ -250,11 +250,11 @@ def collect(
     *,
     block_size: int | None = None,
     lanes: str | None = None,
-    safest: bool = False,
+    form: int | None = None,
 ) -> Statistics:
-    """``statistics`` without the door; ``lanes`` and ``safest`` are those of ``contract.expect``."""
+    """``statistics`` without the door; ``lanes`` and ``form`` are those of ``contract.expect``."""
     params = cast(params, float_dtype(X))
-    return contract.expect(params, X, sample_weight, bayes, centre, block_size, lanes, safest)
+    return contract.expect(params, X, sample_weight, bayes, centre, block_size, lanes, form)
 
 
 def maximise(

@@ -26,6 +26,7 @@ from jax import Array, lax
 from jax.scipy.sparse.linalg import gmres
 
 from jaxgmm import em, lanes
+from jaxgmm.contract import CENTRED
 from jaxgmm.lanes import Added, Samples, Setting
 from jaxgmm.numerics import divide_or_keep, is_present, varying_axes
 from jaxgmm.params import GMMParams, from_free, mixture_centre, moved, to_free
@@ -130,7 +131,7 @@ def parameters_adjoint(problem: Problem, result: FitResult, cotangent: FitResult
         free: GMMParams, floor: Array | Added, prior: Prior | None, X: Array, sample_weight: Array | None
     ) -> tuple[GMMParams, tuple[Array, Array]]:
         params = from_free(free, unit)
-        of_samples = lanes.expect(params, Samples(X, sample_weight, centre), safest=True)
+        of_samples = lanes.expect(params, Samples(X, sample_weight, centre), CENTRED)
         sums = lanes.with_prior(params, of_samples, fixed._replace(prior=prior))
         held = counts(prior, sums.count)[0]
         # A component without weight is where the start left it: it follows nothing.

@@ -56,9 +56,9 @@ def initialise(
         "ward": clusters that are left when the pairs whose union is tightest have been merged, features in standard deviations,
         of 400 samples that ``key`` draws where there are more rows, absent ones counted (else the key does not matter);
         "swaps": from k-means a search by random swaps, each a component set down elsewhere and a few passes of EM, kept where
-        that is better, by up to four mixtures side by side, which lend each other components: 360 passes for each component
-        but one, but no more than look at 2^20 samples in all, and at 4096 of them where there are more (or at eight times
-        what the covariances need, and fewer yet); of factor analysers it is k-means;
+        that is better, by up to eight mixtures side by side, which lend each other components: 120 K (K - 1) passes, but no
+        more than look at 2^20 samples in all, and at 4096 of them where there are more (or at eight times what the
+        covariances need, and fewer yet); of factor analysers it is k-means;
         "random_from_data": K samples as means, the covariance of X for all;
         "random": random responsibilities, drawn row by row; or (N,) labels counted from 0; or (N, K) responsibilities.
       covariance_type: structure of the mixture, by name.

@@ -12,12 +12,13 @@ from jaxtyping import Bool, Float
 
 from jaxgmm import em, loop
 from jaxgmm.accelerate import Squarem
+from jaxgmm.contract import CENTRED
 from jaxgmm.loop import Status
 from jaxgmm.numerics import contract, samples_per_weight
 from jaxgmm.params import GMMParams, from_free, moved, to_free
 from jaxgmm.priors import Prior, cast_prior, pseudo_observations
 from jaxgmm.result import FitResult, Lanes
-from jaxgmm.structures.base import Inner
+from jaxgmm.structures.base import Inner, Whitener
 from jaxgmm.sums import Statistics, sum_over
 
 SPIKE, FLAT = 1e-3, 1e-5
@@ -47,7 +48,7 @@ class Samples(NamedTuple):
     centre: Array  # (D,) what means are relative to: in float32 an offset would take their digits
     axis_name: str | None = None  # mesh axis over which the samples are spread
     lanes: str | None = None  # vmap axis of runs side by side
-    small: bool = False  # so little a run that the fast forms do not pay
+    form: int | None = None  # that of ``contract.expect``
 
 
 class Added(NamedTuple):
@@ -88,7 +89,7 @@ def begin(
 ) -> Lane:
     """Evaluate the start: one pass, which also sets the scale of the floor."""
     params = moved(params, -samples.centre)
-    sums = expect(params, samples, safest=True)  # one pass; the loop chooses
+    sums = expect(params, samples, CENTRED)  # one pass; the loop chooses
     scale = em.absolute_floor(params, sums, jnp.ones_like(sums.weight))
     floor = covariance_floor
     if not isinstance(floor, Added) and floor.ndim == 0:
@@ -154,25 +155,27 @@ def handicap(lane: Lane) -> Float[Array, ""]:
     return charge(lane.carry.state) / lane.setting.per_weight
 
 
-def charge(params: GMMParams) -> Float[Array, ""]:
+def charge(params: GMMParams, whitener: Whitener | None = None) -> Float[Array, ""]:
     """Nats that components gain by being narrow on few samples.
 
-    With s_k = tr(Sigma_k^-1) times ``NARROW``, features measured in standard deviations of the mixture, which is above one
-    where a direction is narrower than ``NARROW``: BENEFIT / 2 sum_k (1 + ln s_k), over the s_k above one.
+    With s_k the Frobenius norm of Sigma_k^-1 times ``NARROW``, features measured in standard deviations of the mixture, which
+    is above one where a direction is narrower than ``NARROW``: BENEFIT / 2 sum_k (1 + ln s_k), over the s_k above one. The
+    whitener is that of the covariances, where it is known.
     """
+    whitener = whitener or params.structure.whitener(params.cov, params.n_components, params.n_features)
     mean = contract("k,kd->d", params.weights, params.means)
     within = params.structure.variances(params.cov, params.n_components, params.n_features)
     unit = jnp.sqrt(contract("k,kd->d", params.weights, within + (params.means - mean[None]) ** 2))
-    narrowness = NARROW * params.structure.trace_precision(params.cov, params.n_components, unit)
+    narrowness = NARROW * params.structure.precision_norm(whitener.factor, params.n_components, unit)
     narrowness = jnp.where(params.weights > 0, narrowness, 0)
     nats = jnp.where(narrowness > 1, 1 + jnp.log(jnp.maximum(narrowness, 1)), 0)
     return BENEFIT / 2 * jnp.sum(nats)
 
 
-def standing(params: GMMParams, sums: Statistics, setting: Setting) -> Float[Array, ""]:
+def standing(params: GMMParams, sums: Statistics, setting: Setting, whitener: Whitener | None = None) -> Float[Array, ""]:
     """What a mixture is worth beside others of the same samples, in nats; -inf where it is degenerate or not finite."""
     well = ~is_degenerate(params, sums.weight * setting.per_weight, setting) & jnp.isfinite(sums.log_likelihood)
-    return jnp.where(well, sums.log_likelihood - charge(params) / setting.per_weight, -jnp.inf)
+    return jnp.where(well, sums.log_likelihood - charge(params, whitener) / setting.per_weight, -jnp.inf)
 
 
 def best(results: FitResult, handicaps: Float[Array, " R"]) -> FitResult:
@@ -221,10 +224,10 @@ def maximise(params: GMMParams, sums: Statistics, setting: Setting) -> GMMParams
     return em.maximised(params, sums, floor, prior, used, inner=Inner.FEW)
 
 
-def expect(params: GMMParams, samples: Samples, safest: bool = False) -> Statistics:
-    """Statistics of all samples, on whatever devices they are."""
-    safest = safest or samples.small
-    sums = em.collect(params, samples.X, samples.weight, samples.centre, lanes=samples.lanes, safest=safest)
+def expect(params: GMMParams, samples: Samples, form: int | None = None) -> Statistics:
+    """Statistics of all samples, on whatever devices they are; in a form of its own if one is given."""
+    form = samples.form if form is None else form
+    sums = em.collect(params, samples.X, samples.weight, samples.centre, lanes=samples.lanes, form=form)
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 
 

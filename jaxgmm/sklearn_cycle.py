@@ -74,10 +74,10 @@ def _problem(samples: Samples, noise: Array, prior_volume: Array) -> loop.Proble
     return loop.Problem(cycle, lambda _, found: found.after, objective, ascends=False)
 
 
-def _problem_of(posterior: Posterior, data: Data, centre: Array, noise: Array, small: bool) -> loop.Problem:
+def _problem_of(posterior: Posterior, data: Data, centre: Array, noise: Array, form: int | None) -> loop.Problem:
     prior_volume = volume(posterior.structure, posterior.prior.scale, posterior.n_features)
     prior_volume = jnp.where(jnp.isfinite(prior_volume), prior_volume, 0)  # of a singular prior: a constant of all steps
-    return _problem(Samples(data.X, data.weight, centre, small=small), noise, prior_volume)
+    return _problem(Samples(data.X, data.weight, centre, form=form), noise, prior_volume)
 
 
 @partial(jax.jit, static_argnames="trace")
@@ -85,7 +85,7 @@ def begin(start: Posterior, data: Data, noise: Array, trace: int) -> Batch:
     """A run of one lane, with its first iteration: one pass in one form, which compiles sooner."""
     centre = mixture_centre(start.mixture)
     state = carried(start, -centre)
-    carry = loop.begin(_problem_of(state, data, centre, noise, small=True), state, trace)
+    carry = loop.begin(_problem_of(state, data, centre, noise, contract.CENTRED), state, trace)
     lanes: Any = Going(jax.tree.map(lambda leaf: leaf[None], carry))
     return Batch(lanes, centre, jnp.zeros((), jnp.int32))
 
@@ -93,7 +93,7 @@ def begin(start: Posterior, data: Data, noise: Array, trace: int) -> Batch:
 @jax.jit
 def advance(running: Batch, passes: Array, data: Data, noise: Array, tol: Array) -> Batch:
     carry = jax.tree.map(lambda leaf: leaf[0], running.lanes.carry)
-    carry = loop.run(_problem_of(carry.state, data, running.centre, noise, small=False), carry, passes, tol)
+    carry = loop.run(_problem_of(carry.state, data, running.centre, noise, None), carry, passes, tol)
     lanes: Any = Going(jax.tree.map(lambda leaf: leaf[None], carry))
     return running._replace(lanes=lanes, taken=running.taken + passes)
 

@@ -2,8 +2,8 @@
 
 EM climbs the hill it stands on. A component that shares a cluster with another, or covers two, is rarely freed by it: between
 here and there the likelihood falls. A swap takes such a component away and sets another down; a few passes show whether the
-mixture is better for it, and it is kept only then. A trial is given up as soon as a few more passes as good as its last would
-not bring it up to what is held: most are not worth more than three.
+mixture is better for it, and it is kept only then. A trial ends as soon as a few more passes as good as its last would not
+bring it above what is held, and most are not worth more than three; or as it grows narrow on few samples, which is no merit.
 
 What is set down lies on a sample drawn at random, or is a component of another mixture: where samples are few a search holds
 several, side by side, one from its start and the others from components scattered over the samples, and what one has found the
@@ -24,15 +24,17 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Shaped
 
 from jaxgmm import em, lanes
-from jaxgmm.lanes import Samples, Setting
+from jaxgmm.contract import EXPANDED, expect
+from jaxgmm.lanes import Setting
 from jaxgmm.numerics import contract, place, varying_with
 from jaxgmm.params import GMMParams, mixture_centre, moved
 from jaxgmm.structures.base import Inner
 
-TURNS_EACH, ROW_TURNS = 360, 1 << 20
-"""Passes of a search for each component but one, and the most samples that all of them look at together: DECISIONS 41."""
+TURNS_EACH, ROW_TURNS = 120, 1 << 20
+"""Passes of a search for each two components, in either order, and the most samples that all of them look at together:
+DECISIONS 41."""
 
-FEWEST_EACH, HELD = 60, 4
+FEWEST_EACH, HELD = 60, 8
 """The fewest passes, for each component, that a mixture of several gets, and the most mixtures that a search holds."""
 
 LENT = 0.8
@@ -77,13 +79,13 @@ class Search(NamedTuple):
     held: GMMParams  # the best so far
     worth: Array  # () its ``lanes.standing``, nats
     trial: GMMParams  # what is looked at next
-    log_likelihood: Array  # () of the trial a pass ago; -inf where there was none
+    standing: Array  # () of the trial a pass ago; -inf where there was none
     age: Array  # () int32, passes since the swap
 
 
 def n_turns(n_samples: int, n_components: int) -> tuple[int, int]:
     """Mixtures that are held, and passes over so many samples for each."""
-    passes = min(TURNS_EACH * (n_components - 1), ROW_TURNS // n_samples)
+    passes = min(TURNS_EACH * n_components * (n_components - 1), ROW_TURNS // n_samples)
     n_held = min(max(passes // (FEWEST_EACH * n_components), 1), HELD)
     return n_held, passes // n_held
 
@@ -92,27 +94,29 @@ def improved(
     key: Array, X: Shaped[Array, "N D"], weight: Float[Array, " N"], start: GMMParams, n_used: Array | int
 ) -> GMMParams:
     """The best mixture that a search from ``start`` comes upon; the first ``n_used`` components take part."""
-    samples = Samples(X, weight, mixture_centre(start), small=True)
+    structure, centre = start.structure, mixture_centre(start)
     total, n_used = jnp.sum(weight), jnp.asarray(n_used, jnp.int32)
-    first, unit = moved(start, -samples.centre), jnp.ones_like(samples.centre)
+    first, unit = moved(start, -centre), jnp.ones_like(centre)
     setting = Setting(jnp.zeros_like(unit), unit, jnp.ones_like(total), n_used, None)  # weights count as samples already
 
     def passed(search: Search) -> tuple[Search, Array]:
-        sums = lanes.expect(search.trial, samples)
-        gain = sums.log_likelihood - search.log_likelihood
-        found = lanes.standing(search.trial, sums, setting)
-        better = found > search.worth + WORTH * total
+        whitener = structure.whitener(search.trial.cov, *first.means.shape)
+        sums = expect(search.trial, X, weight, em.bayes, centre, form=EXPANDED, whitener=whitener)
+        found = lanes.standing(search.trial, sums, setting, whitener)
+        gain = found - search.standing
+        hopeless = found + REACH * gain < jnp.maximum(search.worth, found) + WORTH * total
+        # The likelihood does not fall: if the standing does, the trial has become narrow.
+        over = (found == -jnp.inf) | (gain < 0) | (search.age >= MOST) | (hopeless & (search.age >= LEAST))
+        better = over & (found > search.worth + WORTH * total)  # not before: what climbs may yet turn out narrow
         held, worth = where(better, (search.trial, found), (search.held, search.worth))
-        hopeless = sums.log_likelihood + REACH * gain < worth + WORTH * total
-        over = (found == -jnp.inf) | (search.age >= MOST) | (hopeless & (search.age >= LEAST))
         climbed = em.maximised(search.trial, sums, None, inner=Inner.FEW)  # without a floor: a spike is given up before
-        return Search(held, worth, climbed, sums.log_likelihood, search.age + 1), over
+        return Search(held, worth, climbed, found, search.age + 1), over
 
     def turn(searches: Search, swaps: Swap) -> tuple[Search, None]:
         searches, over = jax.vmap(passed)(searches)
         anew = searches._replace(
             trial=swapped(searches.held, swaps, n_used),
-            log_likelihood=jnp.full_like(searches.worth, -jnp.inf),
+            standing=jnp.full_like(searches.worth, -jnp.inf),
             age=jnp.zeros_like(searches.age),
         )
         return jax.vmap(where)(over, anew, searches), None
@@ -120,7 +124,7 @@ def improved(
     n_components = start.n_components
     n_held, n = n_turns(X.shape[0], n_components)
     # The seeds come last, so that components not in use do not shift what is drawn for the swaps.
-    drawn = draws(key, (n + n_components, n_held), X, weight, samples.centre, n_used)
+    drawn = draws(key, (n + n_components, n_held), X, weight, centre, n_used)
     swaps, seeds = (jax.tree.map(lambda leaf, part=part: leaf[part], drawn) for part in (slice(n), slice(n, None)))
 
     def begun(place: Array, seeds: Swap) -> Search:
@@ -129,7 +133,7 @@ def improved(
 
     searches = jax.vmap(begun, in_axes=(0, 1))(jnp.arange(n_held, dtype=jnp.int32), seeds)
     ends = lax.scan(turn, varying_with(searches, X, weight, start.means, drawn.sample), swaps)[0]
-    return moved(jax.tree.map(lambda leaf: leaf[jnp.argmax(ends.worth)], ends.held), samples.centre)
+    return moved(jax.tree.map(lambda leaf: leaf[jnp.argmax(ends.worth)], ends.held), centre)
 
 
 def draws(

@@ -250,7 +250,7 @@ def run(
         begun = counted(moved(start, -samples.centre), prior, samples, per_weight, kind)
     prior_volume = volume(begun.structure, begun.prior.scale, begun.n_features)
     slots = problem(samples, per_weight, prior_volume)
-    first = expect(begun, samples._replace(small=True), prior_volume)  # one pass in one form, which compiles sooner
+    first = expect(begun, samples._replace(form=contract.CENTRED), prior_volume)  # one pass in one form, which compiles sooner
     end = loop.run(slots, loop.hold(slots, begun, first, trace), max_iter, tol)
     bound = slots.objective(end.sums).value
     ends = jax.tree.map(lambda leaf: leaf[None], VariationalLanes(bound, end.n_iter, end.status, end.trace))
@@ -275,9 +275,9 @@ def expect(posterior: Posterior, samples: Samples, prior_volume: Float[Array, ""
 def collect(posterior: Posterior, samples: Samples, whitener: Whitener) -> Statistics:
     """The sums of the variational E-step, on whatever devices the samples are."""
     X, weight, centre = samples[:3]
-    assign, small = responsible(posterior), samples.small
+    assign, form = responsible(posterior), samples.form
     mixture, lanes = posterior.mixture, samples.lanes
-    sums = contract.expect(mixture, X, weight, assign, centre, lanes=lanes, safest=small, whitener=whitener)
+    sums = contract.expect(mixture, X, weight, assign, centre, lanes=lanes, form=form, whitener=whitener)
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 
 
@@ -305,7 +305,7 @@ def counted(
     start: GMMParams, prior: Hyperparameters, samples: Samples, per_weight: Float[Array, ""], kind: Weights
 ) -> Posterior:
     """The posterior from the responsibilities of a mixture, and the prior completed from the same sums."""
-    sums = lanes.expect(start, samples, safest=True)
+    sums = lanes.expect(start, samples, contract.CENTRED)
     structure, count = start.structure, sums.count
     shift = jnp.where(count[:, None] > 0, sums.first / jnp.where(count > 0, count, 1)[:, None], 0)
     mean = jnp.sum(count[:, None] * (start.means + shift), axis=0) / sums.weight

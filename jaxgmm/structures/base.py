@@ -23,7 +23,7 @@ from jax import Array
 from jaxtyping import Bool, Float, Integer
 
 from jaxgmm.numerics import apply_if, contract
-from jaxgmm.structures.matrices import binds, clip, exp_cholesky, factors, inverse_root, log_cholesky
+from jaxgmm.structures.matrices import binds, clip, exp_cholesky, factors, log_cholesky
 
 T = TypeVar("T")
 
@@ -188,8 +188,8 @@ class Structure(abc.ABC):
         """Sigma_k + variance 1."""
 
     @abc.abstractmethod
-    def trace_precision(self, cov: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
-        """tr(Sigma_k^-1), features measured in ``unit``: what the narrowest direction of a component decides."""
+    def precision_norm(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+        """The Frobenius norm of Sigma_k^-1, features measured in ``unit``: what the narrowest direction decides."""
 
     @abc.abstractmethod
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
@@ -261,9 +261,10 @@ class Dense(Expandable):
     def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
         return cov
 
-    def trace_precision(self, cov: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
-        dense = self.dense(cov, n_components, len(unit)) / (unit[:, None] * unit[None, :])[None]
-        return jnp.sum(jax.vmap(inverse_root)(dense)[0] ** 2, axis=(-2, -1))
+    def precision_norm(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+        root = jnp.broadcast_to(factor, (n_components, len(unit), len(unit))) * unit[None, None]
+        precision = contract("kli,klj->kij", root, root)
+        return jnp.sqrt(jnp.sum(precision * precision, axis=(-2, -1)))
 
     def root(self, cov: Array) -> Array:
         return each(factors, cov)[0]
@@ -341,8 +342,9 @@ class Diagonal(Expandable):
     def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
         return jnp.trace(cov) / len(cov) * jnp.eye(len(cov), dtype=cov.dtype)
 
-    def trace_precision(self, cov: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
-        return jnp.sum(unit[None] ** 2 / self.variances(cov, n_components, len(unit)), axis=-1)
+    def precision_norm(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+        precision = jnp.broadcast_to((_by_feature(factor) * unit[None]) ** 2, (n_components, len(unit)))
+        return jnp.sqrt(jnp.sum(precision * precision, axis=-1))
 
     def root(self, cov: Array) -> Array:
         return jnp.sqrt(cov)
