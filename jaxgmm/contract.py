@@ -149,7 +149,7 @@ def expect(
       centre: what is subtracted from each sample, and what the components share in the fast forms.
       block_size: samples a block; None chooses by the size of the temporaries.
       lanes: name of a ``vmap`` axis of restarts over the same samples, which then take the same form.
-      form: the one to take unseen, where the structure has it; a program with one form compiles sooner.
+      form: ``EXPANDED`` or ``CENTRED``, unseen, in a structure that has it; a program with one form compiles sooner.
       whitener: that of the covariances, where it is known.
     """
     structure = params.structure
@@ -172,7 +172,7 @@ def expect(
         return _expanded(structure, params, whitener, whitened, X, sample_weight, bayes, centre, block_size, n_lanes)
 
     if form is not None:
-        return expanded(form == WHITENED, None)
+        return expanded(False, None)
     safe = safe_form(structure, params, whitener, X.shape[0])
     if lanes:
         safe = jax.lax.pmax(safe, lanes)

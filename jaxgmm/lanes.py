@@ -29,6 +29,10 @@ NARROW, BENEFIT = 1e-3, 40
 """Restarts are compared as if the first ``BENEFIT`` samples gained nothing by a component that in some direction has less than
 ``NARROW`` of the variance of the features: DECISIONS 41."""
 
+APART = 5
+"""Standard deviations within components that groups may be apart for this variance: were distances to count in full, all
+components of distant groups would be narrow."""
+
 SETTLED, PROMISE = 16, 64
 """Passes after which a lane that is degenerate stays so, and any other is expected to gain at most what it would in so many
 stages like its last, a fifth of its passes: DECISIONS 48."""
@@ -158,15 +162,17 @@ def handicap(lane: Lane) -> Float[Array, ""]:
 def charge(params: GMMParams, whitener: Whitener | None = None) -> Float[Array, ""]:
     """Nats that components gain by being narrow on few samples.
 
-    With s_k the Frobenius norm of Sigma_k^-1 times ``NARROW``, features measured in standard deviations of the mixture, which
-    is above one where a direction is narrower than ``NARROW``: BENEFIT / 2 sum_k (1 + ln s_k), over the s_k above one. The
-    whitener is that of the covariances, where it is known.
+    With s_k the ``narrowness`` of a component times ``NARROW``, features measured in standard deviations of the mixture, or in
+    those within its components times ``APART`` where that is less, which is above one where a direction is narrower than
+    ``NARROW``: BENEFIT / 2 sum_k (1 + ln s_k), over the s_k above one. ``whitener`` is that of the covariances, if known.
     """
     whitener = whitener or params.structure.whitener(params.cov, params.n_components, params.n_features)
     mean = contract("k,kd->d", params.weights, params.means)
     within = params.structure.variances(params.cov, params.n_components, params.n_features)
-    unit = jnp.sqrt(contract("k,kd->d", params.weights, within + (params.means - mean[None]) ** 2))
-    narrowness = NARROW * params.structure.precision_norm(whitener.factor, params.n_components, unit)
+    between = (params.means - mean[None]) ** 2
+    within, between = (contract("k,kd->d", params.weights, variance) for variance in (within, between))
+    unit = jnp.sqrt(jnp.minimum(within + between, APART**2 * within))
+    narrowness = NARROW * params.structure.narrowness(whitener.factor, params.n_components, unit)
     narrowness = jnp.where(params.weights > 0, narrowness, 0)
     nats = jnp.where(narrowness > 1, 1 + jnp.log(jnp.maximum(narrowness, 1)), 0)
     return BENEFIT / 2 * jnp.sum(nats)

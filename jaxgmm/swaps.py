@@ -24,7 +24,7 @@ from jax import Array, lax
 from jaxtyping import Bool, Float, Shaped
 
 from jaxgmm import em, lanes
-from jaxgmm.contract import EXPANDED, expect
+from jaxgmm.contract import CENTRED, EXPANDED, expect
 from jaxgmm.lanes import Setting
 from jaxgmm.numerics import contract, place, varying_with
 from jaxgmm.params import GMMParams, mixture_centre, moved
@@ -97,23 +97,26 @@ def improved(
     structure, centre = start.structure, mixture_centre(start)
     total, n_used = jnp.sum(weight), jnp.asarray(n_used, jnp.int32)
     first, unit = moved(start, -centre), jnp.ones_like(centre)
+    # In float32 the fast form would round away what a trial gains where clusters lie some hundred standard deviations apart.
+    form = EXPANDED if total.dtype == jnp.float64 else CENTRED
     setting = Setting(jnp.zeros_like(unit), unit, jnp.ones_like(total), n_used, None)  # weights count as samples already
 
-    def passed(search: Search) -> tuple[Search, Array]:
+    def passed(search: Search, last: Array) -> tuple[Search, Array]:
         whitener = structure.whitener(search.trial.cov, *first.means.shape)
-        sums = expect(search.trial, X, weight, em.bayes, centre, form=EXPANDED, whitener=whitener)
+        sums = expect(search.trial, X, weight, em.bayes, centre, form=form, whitener=whitener)
         found = lanes.standing(search.trial, sums, setting, whitener)
         gain = found - search.standing
         hopeless = found + REACH * gain < jnp.maximum(search.worth, found) + WORTH * total
-        # The likelihood does not fall: if the standing does, the trial has become narrow.
-        over = (found == -jnp.inf) | (gain < 0) | (search.age >= MOST) | (hopeless & (search.age >= LEAST))
+        # The standing falls as a component becomes narrow, or by rounding, where nothing is left to gain.
+        over = last | (found == -jnp.inf) | (gain < 0) | (search.age >= MOST) | (hopeless & (search.age >= LEAST))
         better = over & (found > search.worth + WORTH * total)  # not before: what climbs may yet turn out narrow
         held, worth = where(better, (search.trial, found), (search.held, search.worth))
         climbed = em.maximised(search.trial, sums, None, inner=Inner.FEW)  # without a floor: a spike is given up before
         return Search(held, worth, climbed, found, search.age + 1), over
 
-    def turn(searches: Search, swaps: Swap) -> tuple[Search, None]:
-        searches, over = jax.vmap(passed)(searches)
+    def turn(searches: Search, given: tuple[Swap, Array]) -> tuple[Search, None]:
+        swaps, last = given
+        searches, over = jax.vmap(passed, in_axes=(0, None))(searches, last)
         anew = searches._replace(
             trial=swapped(searches.held, swaps, n_used),
             standing=jnp.full_like(searches.worth, -jnp.inf),
@@ -132,7 +135,8 @@ def improved(
         return Search(first, nothing, where(place == 0, first, scattered(first, seeds, n_used)), nothing, jnp.int32(0))
 
     searches = jax.vmap(begun, in_axes=(0, 1))(jnp.arange(n_held, dtype=jnp.int32), seeds)
-    ends = lax.scan(turn, varying_with(searches, X, weight, start.means, drawn.sample), swaps)[0]
+    last = jnp.arange(n, dtype=jnp.int32) == n - 1
+    ends = lax.scan(turn, varying_with(searches, X, weight, start.means, drawn.sample), (swaps, last))[0]
     return moved(jax.tree.map(lambda leaf: leaf[jnp.argmax(ends.worth)], ends.held), centre)
 
 

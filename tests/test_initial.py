@@ -230,6 +230,25 @@ def test_a_search_without_passes_is_its_start(monkeypatch, x64):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12), found, start)
 
 
+def test_a_search_of_few_passes_is_better_than_its_start(monkeypatch, x64):
+    """The trial under way when they end counts: here it is the start itself."""
+    monkeypatch.setattr(swaps, "ROW_TURNS", 61 * 7)
+    X = random_samples(n=61)  # see above
+    start, found = (jaxgmm.initialise(KEY, X, 3, method=method) for method in ("kmeans", "swaps"))
+    assert jaxgmm.log_likelihood(found, X) > jaxgmm.log_likelihood(start, X) + swaps.WORTH * len(X)
+
+
+@pytest.mark.slow
+def test_a_search_sees_clusters_inside_of_distant_groups():
+    """In float32, 10^4 standard deviations apart: the fast form of a pass would round away what tells them apart."""
+    rng = np.random.default_rng(0)
+    centres = np.array([[x + dx, dy] for x in (0, 1e4) for dx, dy in ((0, 0), (6, 0), (0, 6))])
+    X = (centres[:, None] + rng.normal(size=(6, 60, 2))).reshape(-1, 2).astype(np.float32)
+    truth = jaxgmm.fit_from(jaxgmm.initialise(KEY, X, 6, method=np.repeat(np.arange(6), 60)), X).log_likelihood
+    found = [jaxgmm.fit(jax.random.key(seed), X, 6).log_likelihood for seed in range(4)]
+    assert np.mean(np.array(found) > truth - 1e-3 * len(X)) >= 0.75
+
+
 @pytest.mark.slow
 def test_a_search_does_not_end_on_the_way_to_a_narrow_component(x64):
     """The likelihood of a trial rises highest where a component flattens itself: what is held must not lie just before that."""

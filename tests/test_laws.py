@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from structures import EVERY, FACTORS, NAMES, D, K, N, random_gamma, random_mixture, random_samples, random_weight, rtol
 
 import jaxgmm
-from jaxgmm import em
+from jaxgmm import em, lanes
 from jaxgmm.structures import STRUCTURES
 from jaxgmm.structures.base import Inner
 
@@ -313,10 +313,33 @@ def test_sample_has_the_mixtures_moments(family, x64):
         np.testing.assert_allclose(np.cov(X[label == k].T), sigma[k], rtol=0.15, atol=0.1)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_norm_of_the_precision_is_that_of_full_matrices(name, x64):
+@pytest.mark.parametrize("name", EVERY)
+def test_narrowness_is_that_of_full_matrices(name, x64):
     params, unit = random_mixture(name), jnp.asarray(np.arange(1.0, 1 + random_samples().shape[1]))
     dense = jaxgmm.covariances(params) / (unit[:, None] * unit[None, :])[None]
     whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
-    found = params.structure.precision_norm(whitener.factor, params.n_components, unit)
-    np.testing.assert_allclose(found, np.linalg.norm(np.linalg.inv(dense), axis=(1, 2)), rtol=1e-9)
+    found = params.structure.narrowness(whitener.factor, params.n_components, unit)
+    precision = np.linalg.inv(dense)
+    of_factors = isinstance(params.structure, jaxgmm.FactorAnalyzers)
+    expected = np.trace(precision, axis1=1, axis2=2) if of_factors else np.linalg.norm(precision, axis=(1, 2))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["full", "diag"])
+def test_narrowness_stays_in_the_range_of_float32(name):
+    params = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [[[1e-25, 0.0], [0.0, 1.0]]], covariance_type=name)
+    whitener = params.structure.whitener(params.cov, 1, 2)
+    np.testing.assert_allclose(params.structure.narrowness(whitener.factor, 1, jnp.ones(2)), 1e25, rtol=1e-5)
+
+
+def test_distant_groups_do_not_make_components_narrow(x64):
+    """Two clusters in each of two groups: how far the groups are apart does not change what a restart is worth."""
+
+    def charge(distance, sd):
+        means, cov = [[0.0, 0], [6, 0], [distance, 0], [distance + 6, 0]], np.tile(np.eye(2), (4, 1, 1))
+        cov[0, 0, 0] = sd**2
+        return lanes.charge(jaxgmm.GMMParams.from_moments(np.full(4, 0.25), means, cov))
+
+    assert charge(1e2, 1) == charge(1e6, 1) == 0
+    np.testing.assert_allclose(charge(1e6, 1e-3), charge(1e2, 1e-3), rtol=1e-9)
+    assert charge(1e2, 1e-3) > 0

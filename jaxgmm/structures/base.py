@@ -188,8 +188,9 @@ class Structure(abc.ABC):
         """Sigma_k + variance 1."""
 
     @abc.abstractmethod
-    def precision_norm(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
-        """The Frobenius norm of Sigma_k^-1, features measured in ``unit``: what the narrowest direction decides."""
+    def narrowness(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+        """How large Sigma_k^-1 is, features measured in ``unit``, what the narrowest direction decides: its Frobenius norm, or
+        its trace where the norm would need a D x D matrix. ``factor`` is the whitener's."""
 
     @abc.abstractmethod
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
@@ -261,10 +262,9 @@ class Dense(Expandable):
     def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
         return cov
 
-    def precision_norm(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+    def narrowness(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
         root = jnp.broadcast_to(factor, (n_components, len(unit), len(unit))) * unit[None, None]
-        precision = contract("kli,klj->kij", root, root)
-        return jnp.sqrt(jnp.sum(precision * precision, axis=(-2, -1)))
+        return _norm(contract("kli,klj->kij", root, root).reshape(n_components, -1))
 
     def root(self, cov: Array) -> Array:
         return each(factors, cov)[0]
@@ -342,9 +342,8 @@ class Diagonal(Expandable):
     def prior_scale(self, cov: Float[Array, "D D"]) -> Float[Array, "D D"]:
         return jnp.trace(cov) / len(cov) * jnp.eye(len(cov), dtype=cov.dtype)
 
-    def precision_norm(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
-        precision = jnp.broadcast_to((_by_feature(factor) * unit[None]) ** 2, (n_components, len(unit)))
-        return jnp.sqrt(jnp.sum(precision * precision, axis=-1))
+    def narrowness(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+        return _norm(jnp.broadcast_to((_by_feature(factor) * unit[None]) ** 2, (n_components, len(unit))))
 
     def root(self, cov: Array) -> Array:
         return jnp.sqrt(cov)
@@ -357,6 +356,13 @@ class Diagonal(Expandable):
 
     def from_free(self, free: Array, unit: Float[Array, " D"], n_components: int) -> Array:
         return jnp.exp(2 * free)
+
+
+def _norm(entries: Float[Array, "K J"]) -> Float[Array, " K"]:
+    """Of each row; no square leaves the range of the dtype."""
+    largest = jnp.max(jnp.abs(entries), axis=-1)
+    scaled = entries / jnp.where(largest > 0, largest, 1)[:, None]
+    return largest * jnp.sqrt(jnp.sum(scaled * scaled, axis=-1))
 
 
 def _by_feature(factor: Array) -> Float[Array, "K J"]:

@@ -322,14 +322,10 @@ class FactorAnalyzers(Structure):
     def widened(self, cov: Array, variance: Float[Array, ""]) -> Array:
         return cov.at[..., -1].add(variance)
 
-    def precision_norm(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
+    def narrowness(self, factor: Array, n_components: int, unit: Float[Array, " D"]) -> Float[Array, " K"]:
         scores, loadings, scale = self._split(factor)
-        taken = scores / scale  # Sigma^-1 = Psi^-1/2 (1 - L taken^T) Psi^-1/2
-        of_noise, share = (scale[..., 0] * unit[None]) ** 2, jnp.sum(taken * loadings, axis=-1)
-        known = contract("kd,kdq,kdr->kqr", of_noise, loadings, taken)
-        crossed = jnp.sum(known * jnp.swapaxes(known, -1, -2), axis=(-2, -1))  # the whole second term, diagonal included
-        own = jnp.sum((of_noise * (1 - share)) ** 2, axis=-1)
-        return jnp.sqrt(own + jnp.maximum(crossed - jnp.sum((of_noise * share) ** 2, axis=-1), 0))
+        share = jnp.sum(scores / scale * loadings, axis=-1)  # Sigma^-1 = Psi^-1/2 (1 - L S L^T) Psi^-1/2
+        return contract("d,kd->k", unit * unit, scale[..., 0] ** 2 * (1 - share))
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
         """By inertia: Sigma_k - s Sigma = B + F J F^T, B the difference of the noise, F all loadings, J their signs, is
