@@ -131,7 +131,7 @@ def parameters_adjoint(problem: Problem, result: FitResult, cotangent: FitResult
         free: GMMParams, floor: Array | Added, prior: Prior | None, X: Array, sample_weight: Array | None
     ) -> tuple[GMMParams, tuple[Array, Array]]:
         params = from_free(free, unit)
-        of_samples = lanes.expect(params, Samples(X, sample_weight, centre), CENTRED)
+        of_samples = lanes.expect(params, Samples(X, sample_weight, centre, form=CENTRED))
         sums = lanes.with_prior(params, of_samples, fixed._replace(prior=prior))
         held = counts(prior, sums.count)[0]
         # A component without weight is where the start left it: it follows nothing.

@@ -93,7 +93,7 @@ def begin(
 ) -> Lane:
     """Evaluate the start: one pass, which also sets the scale of the floor."""
     params = moved(params, -samples.centre)
-    sums = expect(params, samples, CENTRED)  # one pass; the loop chooses
+    sums = expect(params, samples._replace(form=CENTRED))  # one pass; the loop chooses
     scale = em.absolute_floor(params, sums, jnp.ones_like(sums.weight))
     floor = covariance_floor
     if not isinstance(floor, Added) and floor.ndim == 0:
@@ -230,10 +230,9 @@ def maximise(params: GMMParams, sums: Statistics, setting: Setting) -> GMMParams
     return em.maximised(params, sums, floor, prior, used, inner=Inner.FEW)
 
 
-def expect(params: GMMParams, samples: Samples, form: int | None = None) -> Statistics:
-    """Statistics of all samples, on whatever devices they are; in a form of its own if one is given."""
-    form = samples.form if form is None else form
-    sums = em.collect(params, samples.X, samples.weight, samples.centre, lanes=samples.lanes, form=form)
+def expect(params: GMMParams, samples: Samples) -> Statistics:
+    """Statistics of all samples, on whatever devices they are."""
+    sums = em.collect(params, samples.X, samples.weight, samples.centre, lanes=samples.lanes, form=samples.form)
     return sums if samples.axis_name is None else sum_over(samples.axis_name, sums)
 
 

@@ -305,7 +305,7 @@ def counted(
     start: GMMParams, prior: Hyperparameters, samples: Samples, per_weight: Float[Array, ""], kind: Weights
 ) -> Posterior:
     """The posterior from the responsibilities of a mixture, and the prior completed from the same sums."""
-    sums = lanes.expect(start, samples, contract.CENTRED)
+    sums = lanes.expect(start, samples._replace(form=contract.CENTRED))
     structure, count = start.structure, sums.count
     shift = jnp.where(count[:, None] > 0, sums.first / jnp.where(count > 0, count, 1)[:, None], 0)
     mean = jnp.sum(count[:, None] * (start.means + shift), axis=0) / sums.weight
