@@ -8,7 +8,7 @@ highest that scikit-learn found in all of this is kept beside it.
 
 ``--folds`` compares likelihoods of five folds that were left out instead, beside those of what was fitted and the spurious
 ends. For it there are two sides more: ``map``, the start of ``fit`` with its default prior, and ``closer``, scikit-learn with
-n_init=10 at the tolerance of 1e-7. ``results/folds.txt`` is what it printed with all four, by a search that held one mixture.
+n_init=10 at the tolerance of 1e-7. ``results/folds.txt`` is what it printed with all four.
 """
 
 from __future__ import annotations

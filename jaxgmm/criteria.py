@@ -178,7 +178,8 @@ def overlap(params: GMMParams, X: Array, sample_weight: Array | None) -> Overlap
     posterior = posterior_of(params := cast(params, float_dtype(X)))
 
     def block(x: Array, weight: Array) -> Overlap:
-        gamma = posterior(deviations(params.means, x))[0]
+        gamma, log_px = posterior(deviations(params.means, x))
+        gamma = jnp.where(log_px[None] == -jnp.inf, 0, gamma)  # beyond the reach of all components: of none
         certain = gamma == 0  # gamma ln gamma tends to zero, and its slope is cut there
         terms = jnp.where(certain, 0, -gamma * jnp.log(jnp.where(certain, 1, gamma)))
         return Overlap(weighted(weight, jnp.log(jnp.max(gamma, axis=0))), weighted(weight, jnp.sum(terms, axis=0)))

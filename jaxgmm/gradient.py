@@ -99,8 +99,9 @@ def fit_gradient(
       A ``FitResult`` of one lane: the log-likelihood is that of ``params`` and all samples; ``n_iter`` counts steps.
 
     Raises:
-      ValueError: X as in ``e_step``; options outside their range; weights as in ``fit_from``; ``batch_size`` without ``key`` or
-        the other way round, or with a line search, which must see all samples.
+      ValueError: X as in ``e_step``; options outside their range; weights as in ``fit_from``; an ``optimizer`` that is no
+        transformation (``optax.adam`` without its call); ``batch_size`` without ``key`` or the other way round, or with a line
+        search, which must see all samples.
 
     Source: Liu and Nocedal (1989), "On the limited memory BFGS method", for the default; Salakhutdinov, Roweis and Ghahramani
     (2003), "Optimization with EM and expectation-conjugate-gradient", for beginning with EM.
@@ -114,6 +115,8 @@ def fit_gradient(
     """
     X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
+    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+        raise ValueError(f"optimizer must be a transformation of optax, such as optax.adam(1e-2); got {optimizer!r}.")
     if (batch_size is None) != (key is None):
         raise ValueError("batch_size and key go together: give both to draw batches, or neither.")
     if batch_size is not None:

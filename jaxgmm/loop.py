@@ -53,7 +53,7 @@ ADVICE = {
     Status.DECREASED: "the log-likelihood fell by more than rounding explains at iteration {n_iter}; the better parameters "
     "were kept. Scale the features alike, use float64, or raise covariance_floor.",
     Status.NONFINITE: "the log-likelihood became NaN or infinite at iteration {n_iter}; the parameters are the last finite "
-    "ones. Raise covariance_floor, lower n_components, or look for NaN in X.",
+    "ones. Look for NaN in X, scale the features alike, use float64, raise covariance_floor, or lower n_components.",
     Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs, or is far "
     "narrower than the others: a spike of the likelihood rather than a cluster. "
     "Lower n_components, choose a simpler covariance_type, or raise covariance_floor.",

@@ -31,7 +31,8 @@ class Merging(NamedTuple):
       cluster: (K, K) int32, row C - 1 says which of C clusters each component is in; clusters count from 0, in the order of
         their first components.
       entropy: (K,) overlap of C clusters on X, nats, from C = 1 up; it rises with C.
-      moved: (K,) weight of the samples that the merge to C clusters put together, those of both sides; 0 for C = K.
+      moved: (K,) weight of the samples that the merge to C clusters put together, those whose likeliest cluster was on either
+        side; 0 for C = K.
       n_clusters: () int32, C at the elbow of the entropy; K below three components.
       labels: (N,) int32, the cluster of each sample among ``n_clusters``.
 
@@ -143,28 +144,27 @@ def merged(gamma: Float[Array, "N K"], weight: Float[Array, " N"]) -> tuple[Arra
     n_components = gamma.shape[1]
     place = jnp.arange(n_components, dtype=jnp.int32)
     gamma = jnp.where((weight > 0)[None], gamma.T, 0)
-    members = jnp.argmax(gamma, axis=0)[None] == place[:, None]
 
     def falls(c: Array, gamma: Float[Array, "K N"], own: Float[Array, " K"]) -> Float[Array, " K"]:
         """By how much the entropy falls if cluster c is merged with each."""
         return own + own[c] - entropies(gamma + gamma[c][None], weight)
 
     def merge(state: Any, _: None) -> tuple[Any, tuple[Array, ...]]:
-        gamma, own, fall, cluster, size = state
+        gamma, own, fall, cluster = state
         live = cluster == place
         pairs = live[:, None] & live[None] & (place[:, None] < place[None])
         a, b = jnp.divmod(jnp.argmax(jnp.where(pairs, fall, -jnp.inf)).astype(jnp.int32), jnp.int32(n_components))
-        moved = size[a] + size[b]
+        likeliest = jnp.argmax(gamma, axis=0)
+        moved = jnp.sum(jnp.where((likeliest == a) | (likeliest == b), weight, 0))
         gamma = gamma.at[a].add(gamma[b]).at[b].set(0)
         own = own.at[a].set(entropies(gamma[a][None], weight)[0]).at[b].set(0)
         row = falls(a, gamma, own)
-        fall, size = fall.at[a].set(row).at[:, a].set(row), size.at[a].set(moved)
-        after = gamma, own, fall, jnp.where(cluster == b, a, cluster), size
+        fall = fall.at[a].set(row).at[:, a].set(row)
+        after = gamma, own, fall, jnp.where(cluster == b, a, cluster)
         return after, (counted(cluster), jnp.sum(own), moved)
 
     own = entropies(gamma, weight)
-    size = jnp.sum(jnp.where(members, weight[None], 0), axis=1)
-    start = gamma, own, lax.map(lambda c: falls(c, gamma, own), place), place, size
+    start = gamma, own, lax.map(lambda c: falls(c, gamma, own), place), place
     end, (clusters, entropy, moved) = lax.scan(merge, start, None, length=n_components - 1)
     # Steps come from K clusters down: a state before each, and an entropy after.
     clusters = jnp.concatenate([clusters, counted(end[3])[None]])

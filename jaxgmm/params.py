@@ -208,11 +208,12 @@ def to_free(params: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
 
     Returns:
       A ``GMMParams`` of other numbers: ``weights`` are ln pi_k, means in ``unit``, and ``cov`` as many numbers as the
-      covariances have freedom: logarithms of standard deviations (diag, spherical), Cholesky factors with logarithms on their
-      diagonals (full, tied), logarithms of volumes and shapes, and angles of axes (the others).
+      covariances have freedom: logarithms of standard deviations (diag, spherical), logarithms of volumes and shapes, and
+      angles of axes (the others); but whole matrices for full, (K, D, D), and tied, (D, D), Cholesky factors with logarithms on
+      their diagonals: what is above these counts for nothing.
 
     Raises:
-      ValueError: ``params`` is not one mixture; a unit of another shape.
+      ValueError: ``params`` is not one mixture; a unit of another shape, or not positive.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[3.0]], [[[4.0]]], "diag")
@@ -237,7 +238,8 @@ def from_free(free: GMMParams, unit: ArrayLike | None = None) -> GMMParams:
       The mixture.
 
     Raises:
-      ValueError: ``free`` is not the numbers of one mixture, or has more or fewer than such a mixture; a unit of another shape.
+      ValueError: ``free`` is not the numbers of one mixture, or has more or fewer than such a mixture; a unit of another shape,
+        or not positive.
 
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [3.0]], [[[1.0]], [[4.0]]], "diag")
@@ -263,4 +265,6 @@ def _measure(params: GMMParams, unit: Any) -> Float[Array, " D"]:
     """The unit of each feature, ones without."""
     dtype = float_dtype(params.means)
     known = check_centre(unit, params.n_features, "unit")
+    if known is not None and not is_traced(known) and not (np.isfinite(known).all() and (np.asarray(known) > 0).all()):
+        raise ValueError(f"unit must hold positive, finite numbers; got {np.asarray(known).tolist()}.")
     return jnp.ones(params.n_features, dtype) if known is None else jnp.asarray(known).astype(dtype)

@@ -33,6 +33,9 @@ from jaxgmm.structures import Structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics
 
+EMPTY = 10
+"""Rounding errors that a component without samples has as scatter beside its prior: scikit-learn counts so many to each."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Hyperparameters:
       dof: () nu_0, samples that ``scale`` is worth: above D - 1 for full and tied, above 0 for diag and spherical, whose
         precisions are numbers. D without.
       scale: V_0, squared data units, a scatter: 1 / nu_0 times it is the covariance expected. (D, D) positive definite for full
-        and tied, (D,) for diag, () for spherical. The covariance of the samples without.
+        and tied, (D,) for diag, () for spherical. The covariance of the samples without, and 1e-6 of each variance added.
 
     >>> import jaxgmm
     >>> jaxgmm.Hyperparameters(concentration=0.01).shrinkage is None
@@ -136,7 +139,7 @@ def absorbed(
       prior: all of its numbers.
       structure: of the precisions.
       weights: kind of prior on the weights.
-      noise: a variance that is added to each S_k.
+      noise: a variance that is added to each S_k of samples whose scale is about one.
     """
     count = sums.count
     seen = count > jnp.finfo(count.dtype).tiny
@@ -151,9 +154,13 @@ def absorbed(
     dof = prior.dof + mass
     per_dof = scatter / jnp.expand_dims(dof, tuple(range(dof.ndim, scatter.ndim)))
     cov = stored(structure, per_dof)
+    number = jnp.finfo(cov.dtype)
     if noise is not None:
         widened = jax.vmap(structure.widened) if structure.by_component else structure.widened
-        cov = widened(cov, noise * mass / dof)
+        # In scikit-learn rounding widens an empty component as well: the prior alone may be singular.
+        cov = widened(cov, jnp.where(mass > number.tiny, noise * mass, EMPTY * number.eps) / dof)
+    # Beside samples a prior does not keep every covariance from being singular by rounding.
+    cov = structure.floored(cov, jnp.full_like(means[0], number.tiny))
     return Posterior(
         weights.counted(prior.concentration, count),
         shrinkage,

@@ -48,7 +48,8 @@ class GaussianMixture(FittedMixture):
 
     Arguments, attributes and defaults are scikit-learn's. EM takes the same steps from the same start, eqs. (5), (7), (8) and
     (11), with ``reg_covar`` added to the diagonal of every covariance. What differs: beside scikit-learn's k-means starts go as
-    many in whitened coordinates, and the likeliest wins; a start that collapses leaves the others be; samples may have weights.
+    many in whitened coordinates, and the likeliest wins; a start that collapses leaves the others be; tied from "k-means++" or
+    "random_from_data" starts with the covariance of the chosen samples, not of all; samples may have weights.
 
     Args:
       n_components: K.

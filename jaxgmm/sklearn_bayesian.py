@@ -48,9 +48,10 @@ class BayesianGaussianMixture(FittedMixture):
 
     Arguments, attributes and defaults are scikit-learn's, the start of a seed is the same, and for full and tied so are the
     steps (Bishop 2006, 10.46 to 10.66), with ``reg_covar`` added to the covariance of each component's samples. What differs:
-    for diag and spherical scikit-learn expects ln |Lambda_k| of a full Wishart matrix, of which no mixture of such Gaussians
-    has the evidence; here it is that of the gamma distributions whose updates the others are. ``lower_bound_`` holds all
-    constants, and is a bound of ln p(X). Samples may have weights.
+    tied from "k-means++" and "random_from_data" starts as ``GaussianMixture`` does; for diag and spherical scikit-learn expects
+    ln |Lambda_k| of a full Wishart matrix, of which no mixture of such Gaussians has the evidence; here it is that of the gamma
+    distributions whose updates the others are. ``lower_bound_`` holds all constants, and is a bound of ln p(X). Samples may
+    have weights.
 
     Args:
       n_components: K, the most components.

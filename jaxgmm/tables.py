@@ -20,6 +20,9 @@ MISSING = [
 COMMA_NUMBER = r'(?:^|[;\t])\s*"?[-+]?\d*,\d+(?:[eE][-+]?\d+)?"?\s*(?:[;\t]|$)'
 QUOTED = r'"[^"]*"'
 
+REPEATED = r"_duplicated_\d+$"
+"""What polars adds to a name that it has met before."""
+
 LEAST_IDENTIFIER = 10
 """Rows from which evenly spaced integers are taken for an identifier."""
 
@@ -52,12 +55,15 @@ def read_table(file: Path, asked: str = "") -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{file} cannot be read as a table ({reason}). Give a CSV or Parquet file with a header line.") from None
-    if all(_is_number(name) for name in table.columns):
-        raise BadInput(
-            f"{file} begins with numbers, {', '.join(table.columns[:4])}. Add a header line with the columns' names."
-        )
+    first = {name: re.sub(REPEATED, "", name) for name in table.columns}
+    shown = ", ".join(list(first.values())[:4])
+    named = [name for name in table.columns if not (_is_number(first[name]) or first[name] in MISSING)]
+    if not named and any(_is_number(cell) for cell in first.values()):
+        raise BadInput(f"{file} begins with numbers, {shown}. Add a header line with the columns' names.")
     if table.is_empty():
         raise BadInput(f"{file} has no rows below its header line.")
+    if any(_is_among(cell, table[name]) for name, cell in first.items()):
+        note(f"the first line, {shown}, is taken for names, but has numbers like those below. Add a header line if it is a row")
     return table
 
 
@@ -145,6 +151,8 @@ def _is_identifier(column: pl.Series) -> bool:
     """Integers, all different and evenly spaced, whatever their order."""
     if not column.dtype.is_integer() or len(column) < LEAST_IDENTIFIER or column.null_count():
         return False
+    if column.dtype == pl.Int128:  # more than NumPy holds
+        return False
     values = column.to_numpy()
     low = int(values.min())
     step, rest = divmod(int(values.max()) - low, len(values) - 1)
@@ -191,6 +199,13 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_among(text: str, column: pl.Series) -> bool:
+    """A number, within the range of a column of numbers."""
+    if not _is_number(text) or not column.dtype.is_numeric() or column.null_count() == len(column):
+        return False
+    return float(column.min()) <= float(text) <= float(column.max())  # type: ignore[arg-type]
 
 
 def group_names(column: pl.Series) -> pl.Series:

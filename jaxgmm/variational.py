@@ -291,7 +291,7 @@ def objective(found: Evidence, per_weight: Float[Array, ""]) -> Objective:
     of_samples = lanes.objective(found.sums, per_weight)
     bound, lost = two_sum(of_samples.value, -found.divergence)
     eps = jnp.finfo(bound.dtype).eps
-    rounding = eps * found.divergence / of_samples.weight
+    rounding = eps * (found.divergence + found.sums.first.size) / of_samples.weight  # near the prior terms of one cancel
     return Objective(
         bound,
         lost + of_samples.lost,

@@ -16,7 +16,7 @@ ADVICE = loop.ADVICE | {
     Status.DECREASED: "the evidence bound fell by more than rounding explains at iteration {n_iter}; the better posterior was "
     "kept. Scale the features alike, or use float64.",
     Status.NONFINITE: "the evidence bound became NaN or infinite at iteration {n_iter}; the posterior is the last finite one. "
-    "Lower n_components, or look for NaN in X.",
+    "Look for NaN in X, scale the features alike, use float64, or lower n_components.",
 }
 
 

@@ -45,6 +45,14 @@ def test_a_component_without_weight_adds_no_entropy_and_a_gradient_is_finite(x64
     assert jaxgmm.nec(random_mixture("diag", k=1), X) == 1
 
 
+def test_a_sample_beyond_the_reach_of_all_components_has_no_overlap(x64):
+    X, params = random_samples(n=9), random_mixture("diag")
+    away = np.r_[X, [[1e200, 0]]]
+    np.testing.assert_allclose(jaxgmm.entropy(params, away), jaxgmm.entropy(params, X), rtol=1e-12)
+    assert jaxgmm.icl(params, away) == np.inf
+    assert np.isnan(jaxgmm.entropy(params, np.r_[X, [[np.nan, 0]]]))
+
+
 @pytest.mark.slow
 def test_a_sweep_with_folds_is_the_fits_with_weights(x64):
     X = random_samples(n=40)
@@ -103,19 +111,18 @@ def brute(gamma, weight):
 @pytest.mark.parametrize("k", [6, 2, 1])
 def test_merging_is_that_of_trying_all_pairs(k):
     rng = np.random.default_rng(0)
-    gamma, weight = rng.dirichlet(np.full(k, 0.3), 50), rng.integers(0, 3, 50).astype(float)
+    gamma, weight = rng.dirichlet(np.ones(k), 50), rng.integers(0, 3, 50).astype(float)
     cluster, entropy, moved = jax.jit(merging.merged)(gamma.astype(np.float32), weight.astype(np.float32))
     for n, (expected, parts) in enumerate(brute(gamma, weight), start=1):
         assert [np.flatnonzero(cluster[n - 1] == c).tolist() for c in range(n)] == parts
         np.testing.assert_allclose(entropy[n - 1], expected, rtol=1e-5, atol=1e-4)
     assert (np.diff(entropy) >= 0).all()
-    counts = np.array([weight[gamma.argmax(axis=1) == c].sum() for c in range(k)])
     for n in range(1, k):
         grown = [np.flatnonzero(cluster[n] == c) for c in range(n + 1)]
-        joined = [
-            part for part in grown if part.tolist() not in [np.flatnonzero(cluster[n - 1] == c).tolist() for c in range(n)]
-        ]
-        assert moved[n - 1] == sum(counts[part].sum() for part in joined)
+        likeliest = np.stack([gamma[:, part].sum(axis=1) for part in grown]).argmax(axis=0)
+        kept = [np.flatnonzero(cluster[n - 1] == c).tolist() for c in range(n)]
+        joined = [c for c, part in enumerate(grown) if part.tolist() not in kept]
+        assert moved[n - 1] == weight[np.isin(likeliest, joined)].sum()
 
 
 def test_halves_of_a_cloud_are_merged_first_and_the_clouds_are_suggested():

@@ -255,6 +255,22 @@ def test_a_column_of_numbers_but_for_a_cell_is_named_with_it(run, tmp_path):
     assert "column 'a' is not numeric (String): 1 of 31 cells is no number, the first '12,x' in row 30" in err
 
 
+@pytest.mark.parametrize(
+    ("header", "noted"), [("5.1,3.5,setosa", True), ("x,y,name", False), ("1990,1991,country", False), (",NA,name", False)]
+)
+def test_a_first_line_that_may_be_a_row_is_noted(header, noted, tmp_path, capsys):
+    (tmp_path / "t.csv").write_text(header + "\n4.9,3.0,a\n6.3,4.3,b\n")
+    assert tables.read_table(tmp_path / "t.csv").height == 2
+    assert ("is taken for names, but has numbers like those below" in capsys.readouterr().err) == noted
+
+
+def test_integers_that_numpy_does_not_hold_are_numbers(tmp_path):
+    (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{10**19 + i * 10**17},{i * i}\n" for i in range(12)))
+    table = tables.read_table(tmp_path / "t.csv")
+    X, _ = tables.numbers(table, tables.choose_columns(table, None), tmp_path / "t.csv")
+    np.testing.assert_array_equal(X[:, 0], 1e19 + 1e17 * np.arange(12))
+
+
 def test_a_column_that_counts_rows_is_noted(capsys):
     rng = np.random.default_rng(0)
     table = pl.DataFrame({"id": range(1000, 1060, 2), "x": rng.normal(size=30), "n": rng.integers(0, 99, 30)})
@@ -302,6 +318,8 @@ BAD = {
     "samples": (["sample", "m.safetensors", "-n", "0"], "greater than or equal to 1"),
     "seed": (["fit", "numbers.csv", "--seed", "99999999999999999999"], "less than or equal"),
     "no header": (["fit", "bare.csv"], "begins with numbers"),
+    "no header, a number twice": (["fit", "twice.csv"], "begins with numbers, 1.0, 1.0"),
+    "no header, a value missing": (["fit", "lacking.csv"], "begins with numbers, 1.0, NA"),
     "spaces": (["fit", "spaces.csv"], "separated by commas"),
     "columns twice": (["fit", "numbers.csv", "--columns", "a,a"], "must name different columns"),
     "output is a folder": (["fit", "numbers.csv", "--output", "."], "is a folder"),
@@ -321,6 +339,8 @@ BAD = {
 def test_bad_input_is_one_line_and_code_two(case, run, tmp_path):
     (tmp_path / "empty.csv").write_text("a,b\n")
     (tmp_path / "bare.csv").write_text("1,2\n3,4\n")
+    (tmp_path / "twice.csv").write_text("1.0,1.0\n3,4\n")
+    (tmp_path / "lacking.csv").write_text("1.0,NA\n3,4\n")
     (tmp_path / "spaces.csv").write_text("a b\n1 2\n")
     (tmp_path / "blank.csv").write_text("")
     (tmp_path / "hollow.csv").write_text("a,b\n1,\n2,NA\n")

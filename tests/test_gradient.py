@@ -56,6 +56,10 @@ def test_free_coordinates_of_another_length_are_refused(name):
         longer = replace(free, **{field: jnp.concatenate([getattr(free, field)] * 2)})
         with pytest.raises(ValueError, match=rf"free\.{field} must have shape .* for 3 {name} components in 2 features"):
             from_free(longer)
+    for unit in ([0.0, 1.0], [-1.0, 1.0], [np.nan, 1.0]):
+        for function in (to_free, from_free):
+            with pytest.raises(ValueError, match="unit must hold positive, finite numbers"):
+                function(free, unit)
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -147,6 +151,8 @@ def test_a_spike_is_called_one():
         ({"batch_size": 0, "key": jax.random.key(0)}, "batch_size"),
         ({"batch_size": 4, "key": jax.random.key(0)}, "line search"),
         ({"tol": -1.0}, "tol"),
+        ({"optimizer": "adam"}, "must be a transformation of optax"),
+        ({"optimizer": optax.adam}, "must be a transformation of optax"),
     ],
 )
 def test_the_door(options, words):

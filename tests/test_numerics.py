@@ -19,7 +19,8 @@ def test_compensated_sums_are_right_to_twice_the_precision(values):
     numbers = np.asarray(values, np.float32)
     total, lost = jax.jit(numerics.sum_compensated)(jnp.asarray(numbers), jnp.zeros(40, jnp.float32))
     exact, size = math.fsum(numbers.astype(float)), math.fsum(np.abs(numbers).astype(float))
-    assert abs(float(total) + float(lost) - exact) <= 1e-13 * size
+    underflow = 40 * float(np.finfo(np.float32).tiny)  # XLA takes a subnormal number for zero
+    assert abs(float(total) + float(lost) - exact) <= 1e-13 * size + underflow
 
 
 @pytest.mark.parametrize("value", [-np.inf, np.nan])

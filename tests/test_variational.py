@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.special import betaln, gammaln, multigammaln
 from sklearn import mixture
+from sklearn.exceptions import ConvergenceWarning
 from structures import NAMES, random_mixture, random_samples, rtol
 
 import jaxgmm
@@ -211,6 +212,39 @@ def test_the_estimator_takes_a_constant_feature_as_scikit_learn_does():
     ours, theirs = (kind(n_components=2, random_state=0).fit(X) for kind in classes)
     np.testing.assert_allclose(ours.means_, theirs.means_, rtol=1e-8)
     assert ours.n_iter_ == theirs.n_iter_
+
+
+def test_the_estimator_takes_an_empty_component_beside_a_singular_prior_as_scikit_learn_does():
+    """Samples on two points, the second feature constant: the prior is singular, and the third component has nothing else."""
+    X, classes = np.repeat([[0.0, 1], [9, 1]], 50, axis=0), (BayesianGaussianMixture, mixture.BayesianGaussianMixture)
+    with pytest.warns(ConvergenceWarning, match="distinct clusters"):
+        ours, theirs = (kind(n_components=3, random_state=0).fit(X) for kind in classes)
+    for name in ("weights_", "means_", "covariances_"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-8, atol=1e-12)
+    assert ours.n_iter_ == theirs.n_iter_
+
+
+@pytest.mark.parametrize("name", ["full", "tied"])
+@pytest.mark.parametrize("n_components", [1, 3])
+def test_features_that_depend_on_each_other_end_finite_in_single_precision(name, n_components):
+    X = random_samples(n=100).astype(np.float32)
+    X = np.c_[X, X.sum(axis=1)]
+    start = jaxgmm.initialise(jax.random.key(0), X, n_components, covariance_type=name)
+    result = jaxgmm.fit_variational_from(start, X)
+    assert np.isfinite(result.bound)
+    assert result.status != Status.NONFINITE
+    assert "float64" in result.message or result.converged
+
+
+def test_little_weight_in_all_is_no_fall(x64):
+    """Close to the prior the divergence from it is a difference of terms that are far larger."""
+    X, weight = random_samples(n=40), np.full(40, 1e-3)
+    start = random_mixture("full")
+    exact = jaxgmm.fit_variational_from(start, X, sample_weight=weight)
+    cast = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), start)
+    single = jaxgmm.fit_variational_from(cast, X.astype(np.float32), sample_weight=weight)
+    assert single.status == exact.status == Status.CONVERGED
+    np.testing.assert_allclose(single.bound, exact.bound, rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["diag", "spherical"])
