@@ -115,7 +115,7 @@ def fit_gradient(
     """
     X = checks.check_samples(X, params)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
-    if optimizer is not None and not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
+    if optimizer is not None and not all(callable(getattr(optimizer, name, None)) for name in ("init", "update")):
         raise ValueError(f"optimizer must be a transformation of optax, such as optax.adam(1e-2); got {optimizer!r}.")
     if (batch_size is None) != (key is None):
         raise ValueError("batch_size and key go together: give both to draw batches, or neither.")

@@ -27,14 +27,15 @@ from jaxgmm import blocks
 from jaxgmm.conjugate import Weights, wishart_divergence, wishart_log_det
 from jaxgmm.contract import deviations, log_gaussians
 from jaxgmm.em import bayes
-from jaxgmm.numerics import float_dtype
+from jaxgmm.numerics import apply_if, float_dtype
 from jaxgmm.params import GMMParams
 from jaxgmm.structures import Structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics
 
 EMPTY = 10
-"""Rounding errors that a component without samples has as scatter beside its prior: scikit-learn counts so many to each."""
+"""Rounding errors that a component without samples has as scatter, in each direction, in the estimator: scikit-learn counts so
+many samples to it, at the origin."""
 
 
 @jax.tree_util.register_dataclass
@@ -155,12 +156,16 @@ def absorbed(
     per_dof = scatter / jnp.expand_dims(dof, tuple(range(dof.ndim, scatter.ndim)))
     cov = stored(structure, per_dof)
     number = jnp.finfo(cov.dtype)
-    if noise is not None:
+    if noise is None:
+        # Only where rounding has made a covariance singular: inside a bound the rest would not be the likeliest.
+        log_det = structure.whitener(cov, *means.shape).log_det
+        smallest = jnp.full_like(means[0], number.tiny)
+        cov = apply_if(~jnp.all(jnp.isfinite(log_det)), lambda cov: structure.floored(cov, smallest), cov)
+    else:
         widened = jax.vmap(structure.widened) if structure.by_component else structure.widened
-        # In scikit-learn rounding widens an empty component as well: the prior alone may be singular.
-        cov = widened(cov, jnp.where(mass > number.tiny, noise * mass, EMPTY * number.eps) / dof)
-    # Beside samples a prior does not keep every covariance from being singular by rounding.
-    cov = structure.floored(cov, jnp.full_like(means[0], number.tiny))
+        # The prior alone may be singular.
+        empty = EMPTY * number.eps
+        cov = widened(cov, jnp.where(mass > empty, noise * mass, empty) / dof)
     return Posterior(
         weights.counted(prior.concentration, count),
         shrinkage,

@@ -20,6 +20,8 @@ MISSING = [
 COMMA_NUMBER = r'(?:^|[;\t])\s*"?[-+]?\d*,\d+(?:[eE][-+]?\d+)?"?\s*(?:[;\t]|$)'
 QUOTED = r'"[^"]*"'
 
+PARQUET = ".parquet", ".pq"
+
 REPEATED = r"_duplicated_\d+$"
 """What polars adds to a name that it has met before."""
 
@@ -42,7 +44,7 @@ def read_table(file: Path, asked: str = "") -> pl.DataFrame:
     if not file.is_file():
         raise BadInput(f"{file} is a folder." if file.is_dir() else f"{file}: there is no such file.")
     try:
-        if file.suffix.lower() in (".parquet", ".pq"):
+        if file.suffix.lower() in PARQUET:
             table = _parquet(file, [name.strip() for name in asked.split(",")])
         else:
             separator, decimal_comma = _dialect(file)
@@ -55,16 +57,24 @@ def read_table(file: Path, asked: str = "") -> pl.DataFrame:
     except (pl.exceptions.PolarsError, OSError, UnicodeDecodeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise BadInput(f"{file} cannot be read as a table ({reason}). Give a CSV or Parquet file with a header line.") from None
-    first = {name: re.sub(REPEATED, "", name) for name in table.columns}
-    shown = ", ".join(list(first.values())[:4])
-    named = [name for name in table.columns if not (_is_number(first[name]) or first[name] in MISSING)]
-    if not named and any(_is_number(cell) for cell in first.values()):
-        raise BadInput(f"{file} begins with numbers, {shown}. Add a header line with the columns' names.")
+    if file.suffix.lower() not in PARQUET:
+        _check_header(table, file)
     if table.is_empty():
         raise BadInput(f"{file} has no rows below its header line.")
-    if any(_is_among(cell, table[name]) for name, cell in first.items()):
-        note(f"the first line, {shown}, is taken for names, but has numbers like those below. Add a header line if it is a row")
     return table
+
+
+def _check_header(table: pl.DataFrame, file: Path) -> None:
+    """A first line of numbers, perhaps with values missing, is none; one with numbers like those below may be none."""
+    first = {name: re.sub(REPEATED, "", name) for name in table.columns}
+    shown = ", ".join(list(first.values())[:4])
+    numbers = [_is_number(cell) for cell in first.values()]
+    if any(numbers) and all(number or cell in MISSING[1:] for number, cell in zip(numbers, first.values(), strict=True)):
+        raise BadInput(f"{file} begins with numbers, {shown}. Add a header line with the columns' names.")
+    over_numbers = {name: cell for name, cell in first.items() if _is_numeric(table, name)}
+    alike = any(_is_among(cell, table[name]) for name, cell in over_numbers.items())
+    if alike and all(_is_number(cell) for cell in over_numbers.values()):
+        note(f"the first line, {shown}, is taken for names, but has numbers like those below. Add a header line if it is a row")
 
 
 def _parquet(file: Path, asked: list[str]) -> pl.DataFrame:
@@ -203,9 +213,7 @@ def _is_number(text: str) -> bool:
 
 def _is_among(text: str, column: pl.Series) -> bool:
     """A number, within the range of a column of numbers."""
-    if not _is_number(text) or not column.dtype.is_numeric() or column.null_count() == len(column):
-        return False
-    return float(column.min()) <= float(text) <= float(column.max())  # type: ignore[arg-type]
+    return _is_number(text) and float(column.min()) <= float(text) <= float(column.max())  # type: ignore[arg-type]
 
 
 def group_names(column: pl.Series) -> pl.Series:

@@ -256,7 +256,8 @@ def test_a_column_of_numbers_but_for_a_cell_is_named_with_it(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("header", "noted"), [("5.1,3.5,setosa", True), ("x,y,name", False), ("1990,1991,country", False), (",NA,name", False)]
+    ("header", "noted"),
+    [("5.1,3.5,setosa", True), ("x,y,name", False), ("1990,1991,country", False), (",0.2,0.7", False), ("x,6.1,name", False)],
 )
 def test_a_first_line_that_may_be_a_row_is_noted(header, noted, tmp_path, capsys):
     (tmp_path / "t.csv").write_text(header + "\n4.9,3.0,a\n6.3,4.3,b\n")

@@ -153,6 +153,7 @@ def test_a_spike_is_called_one():
         ({"tol": -1.0}, "tol"),
         ({"optimizer": "adam"}, "must be a transformation of optax"),
         ({"optimizer": optax.adam}, "must be a transformation of optax"),
+        ({"optimizer": optax.GradientTransformation}, "must be a transformation of optax"),
     ],
 )
 def test_the_door(options, words):

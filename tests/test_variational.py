@@ -236,6 +236,22 @@ def test_features_that_depend_on_each_other_end_finite_in_single_precision(name,
     assert "float64" in result.message or result.converged
 
 
+def test_a_prior_that_is_nearly_singular_is_no_bound(x64):
+    """A feature is the sum of the others to 1e-7: what rounding leaves of it is more than nothing, and the bound rises."""
+    rng = np.random.default_rng(5)
+    X = rng.normal(size=(80, 3))
+    X = np.c_[X, X.sum(axis=1) + 1e-7 * rng.normal(size=80)]
+    start = jaxgmm.initialise(jax.random.key(5), X, 3)
+    trace = jaxgmm.fit_variational_from(start, X, trace=50, prior=Hyperparameters(scale=np.cov(X.T))).trace
+    assert (np.diff(trace[np.isfinite(trace)]) > -1e-3).all()
+
+
+def test_the_estimator_refuses_a_singular_prior_without_reg_covar():
+    X = np.repeat([[0.0, 1], [9, 1]], 50, axis=0)
+    with pytest.raises(ValueError, match="ill-defined"):
+        BayesianGaussianMixture(n_components=2, random_state=0, reg_covar=0.0).fit(X)
+
+
 def test_little_weight_in_all_is_no_fall(x64):
     """Close to the prior the divergence from it is a difference of terms that are far larger."""
     X, weight = random_samples(n=40), np.full(40, 1e-3)
