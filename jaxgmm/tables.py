@@ -69,7 +69,7 @@ def _check_header(table: pl.DataFrame, file: Path) -> None:
     first = {name: re.sub(REPEATED, "", name) for name in table.columns}
     shown = ", ".join(list(first.values())[:4])
     numbers = [_is_number(cell) for cell in first.values()]
-    if any(numbers) and all(number or cell in MISSING[1:] for number, cell in zip(numbers, first.values(), strict=True)):
+    if any(numbers) and all(number or (cell and cell in MISSING) for number, cell in zip(numbers, first.values(), strict=True)):
         raise BadInput(f"{file} begins with numbers, {shown}. Add a header line with the columns' names.")
     over_numbers = {name: cell for name, cell in first.items() if _is_numeric(table, name)}
     alike = any(_is_among(cell, table[name]) for name, cell in over_numbers.items())
@@ -213,7 +213,10 @@ def _is_number(text: str) -> bool:
 
 def _is_among(text: str, column: pl.Series) -> bool:
     """A number, within the range of a column of numbers."""
-    return _is_number(text) and float(column.min()) <= float(text) <= float(column.max())  # type: ignore[arg-type]
+    if not _is_number(text):
+        return False
+    values, number = column.cast(pl.Float64), float(text)
+    return bool((values <= number).any() and (values >= number).any())
 
 
 def group_names(column: pl.Series) -> pl.Series:

@@ -233,7 +233,6 @@ def test_features_that_depend_on_each_other_end_finite_in_single_precision(name,
     result = jaxgmm.fit_variational_from(start, X)
     assert np.isfinite(result.bound)
     assert result.status != Status.NONFINITE
-    assert "float64" in result.message or result.converged
 
 
 def test_a_prior_that_is_nearly_singular_is_no_bound(x64):
