@@ -117,6 +117,10 @@ def bootstrap_lrt(
     data, _ = admit(X, None)  # about the mean, if JAX would have rounded: ratios of likelihoods do not notice
     several = list(n_components) if isinstance(n_components, Iterable) else [n_components]
     counts = [checks.check_int("n_components", k, 1) for k in several]
+    if not counts or len(set(counts)) < len(counts):
+        raise ValueError(f"n_components must be different numbers, at least one; got {counts}.")
+    if not isinstance(covariance_type, (str, Structure)):
+        raise ValueError(f"covariance_type must be one structure here; got {covariance_type!r}.")
     options: dict[str, Any] = {
         "covariance_type": covariance_type,
         "n_restarts": n_restarts,

@@ -53,9 +53,9 @@ def check_array(name: str, value: ArrayLike) -> np.ndarray | jax.Array:
     return value.astype(dtype.newbyteorder("=")) if dtype.byteorder == {"little": ">", "big": "<"}[sys.byteorder] else value
 
 
-def check_samples(X: ArrayLike, params: Any = None) -> np.ndarray | jax.Array:
+def check_samples(X: ArrayLike, params: Any = ...) -> np.ndarray | jax.Array:
     """Samples of shape (N, D), N and D at least one; D is that of the mixture ``params``, if one is given."""
-    if params is not None:
+    if params is not ...:
         check_params(params)
     X = check_array("X", X)
     if X.ndim != 2:
@@ -67,7 +67,7 @@ def check_samples(X: ArrayLike, params: Any = None) -> np.ndarray | jax.Array:
         X = X.astype(np.float64)  # JAX would take them for int32, in which large ones are others
     if 0 in X.shape:
         raise ValueError(f"X must have at least one sample and one feature; got shape {X.shape}.")
-    if params is not None and X.shape[1] != params.n_features:
+    if params is not ... and X.shape[1] != params.n_features:
         raise ValueError(
             f"X has {X.shape[1]} features, but the mixture has {params.n_features}. "
             "Pass the columns that the mixture was fitted to."

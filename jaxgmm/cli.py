@@ -40,6 +40,9 @@ Seed = Annotated[int, typer.Option(help="Seed of the random key.", min=0, max=2*
 
 PLOT_SUFFIXES = (".png", ".pdf", ".svg", ".jpg")
 
+MOST_COMPONENTS = 1_000_000
+"""More are refused before they are counted one by one."""
+
 
 def main() -> NoReturn:
     """Run the command line; bad input ends in one line and exit code 2."""
@@ -320,9 +323,10 @@ def _component_range(text: str) -> list[int]:
     for part in text.split(","):
         ends = re.fullmatch(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?", part)
         numbers = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
-        if not numbers or numbers[0] < 1:
+        if not numbers or numbers[0] < 1 or numbers[-1] > MOST_COMPONENTS:
             raise tables.BadInput(
-                f"--components must be a number such as 3, a range such as 1:9 or a list such as 1,2,4; got {text!r}."
+                "--components must be a number such as 3, a range such as 1:9 or a list such as 1,2,4, "
+                f"up to {MOST_COMPONENTS:,}; got {text!r}."
             )
         found |= set(numbers)
     return sorted(found)

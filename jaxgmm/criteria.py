@@ -7,16 +7,20 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.typing import ArrayLike
 
-from jaxgmm import blocks, checks
+from jaxgmm import blocks, checks, lanes
 from jaxgmm.contract import deviations
 from jaxgmm.em import log_likelihood, posterior_of
-from jaxgmm.initial import from_responsibilities, present
+from jaxgmm.initial import GIVEN_FLOOR, from_responsibilities, present
+from jaxgmm.lanes import Samples
 from jaxgmm.numerics import float_dtype, sum_compensated, weighted
-from jaxgmm.params import GMMParams, cast, n_free_parameters
+from jaxgmm.params import GMMParams, cast, mixture_centre, moved, n_free_parameters
 from jaxgmm.structures import Structure
+
+MAX_ITER, TOL = 5000, 1e-9
+"""Of the run by which factor analysers of one component are fitted."""
 
 
 def aic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Array:
@@ -159,9 +163,16 @@ def nec(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
 
 @partial(jax.jit, static_argnames="structure")
 def log_likelihood_of_one(X: Array, sample_weight: Array | None, structure: Structure) -> Array:
-    """L of one component of a structure, after an M-step."""
+    """The highest L of one component: after an M-step, but of factor analysers, whose factors are missing, too."""
     weight = present(X, sample_weight)
     one = from_responsibilities(X, weight, jnp.ones((X.shape[0], 1), weight.dtype), 1, structure)
+    if structure.lens(one.cov, 1, X.shape[1]) is not None:
+        # At a maximum L follows the samples as if the mixture stood still, so no derivative goes through the run.
+        one, seen, weights = lax.stop_gradient((one, X, sample_weight))
+        samples = Samples(seen, weights, mixture_centre(one))
+        lane = lanes.begin(one, samples, jnp.asarray(GIVEN_FLOOR, weight.dtype), "squarem", 0)
+        lane = lanes.advance(lane, samples, jnp.int32(MAX_ITER), jnp.asarray(TOL, weight.dtype), "squarem")
+        one = moved(lane.carry.state, samples.centre)
     return log_likelihood(one, X, sample_weight=sample_weight)
 
 

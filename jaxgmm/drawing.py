@@ -18,6 +18,12 @@ MARKERS = "osD^vP*X"
 STYLES = ("-", "--", ":", "-.")
 """Okabe and Ito's colours, told apart with any colour vision, and markers and lines for when they repeat."""
 
+
+def marker_of(k: int) -> str:
+    """Another one when the colours begin again."""
+    return MARKERS[(k + k // len(COLOURS)) % len(MARKERS)]
+
+
 UNCERTAIN = ("#CFCFCF", "#E69F00", "#D55E00", "#3F1A00")
 """From pale grey, which is still seen on white, to dark."""
 
@@ -144,7 +150,7 @@ def draw_clusters(
 ) -> None:
     rows = some_rows(len(X))
     for k in range(len(part.weights)):
-        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
+        colour, marker = COLOURS[k % len(COLOURS)], marker_of(k)
         x, y = X[rows][label[rows] == k][:, list(features)].T
         ax.scatter(x, y, s=dot_size(len(rows)), marker=marker, color=colour, alpha=0.55, linewidths=0, label=f"component {k}")
         draw_component(ax, part, k, levels, colour)

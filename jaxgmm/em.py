@@ -32,6 +32,10 @@ from jaxgmm.priors import Prior, cast_prior, counts, pseudo_observations
 from jaxgmm.structures.base import Inner
 from jaxgmm.sums import Statistics
 
+SINGLE_VALUE = 1e-20
+"""A component is on a single value of a feature if its variance is less than this share of that between components, or than
+rounding leaves of none: EM comes near without end, and of factors no zero is exact."""
+
 
 def bayes(weights: Float[Array, " K"], log_density: Float[Array, "K B"]) -> tuple[Float[Array, "K B"], Float[Array, " B"]]:
     """Responsibilities by Bayes' theorem, eq. (5), and ln p(x) by eq. (1), for a block of samples.
@@ -105,7 +109,8 @@ def m_step(
 ) -> GMMParams:
     """The M-step, eqs. (7), (8) and (11): the parameters that maximise Q at fixed responsibilities.
 
-    Of factor analysers a step that raises it, as the factors are missing, too.
+    Of factor analysers a step that raises it, as the factors are missing, too. Forward-mode derivatives in every structure;
+    reverse mode not where updates are repeated (VEI, VEV, VEE, EVE, VVE), nor with a floor in full, tied and EVV.
 
         N_k = sum_n gamma_nk,  mu_k = sum_n gamma_nk x_n / N_k,
         Sigma_k = sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T / N_k,  pi_k = N_k / N
@@ -332,11 +337,14 @@ def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: Array
     lens = lens_of(params)
     scatter = params.structure.recentre(lens, stats.count, shift, stats.second)
     variance, weight = params.structure.feature_variance(lens, stats.count, scatter)
-    scale = weighted_quantile(variance, jnp.where(variance > 0, weight[:, None], 0), 0.25)
     means = params.means + shift
     share = (stats.count / jnp.sum(stats.count))[:, None]
     between = jnp.sum(share * (means - jnp.sum(share * means, axis=0, keepdims=True)) ** 2, axis=0)
-    scale = jnp.where(scale > 0, scale, between)  # every component on a single value: the spread between them
+    still = max(SINGLE_VALUE, float(jnp.finfo(variance.dtype).eps) ** 2)
+    varies = variance > still * between[None]
+    scale = weighted_quantile(variance, jnp.where(varies, weight[:, None], 0), 0.25)
+    # Every component on a single value: the spread between them.
+    scale = jnp.where(jnp.any(varies & (weight > 0)[:, None], axis=0), scale, between)
     known = scale > 0
     typical = jnp.sum(scale) / jnp.maximum(jnp.sum(known), 1).astype(scale.dtype)
     return floor * jnp.where(known, scale, jnp.where(typical > 0, typical, 1))

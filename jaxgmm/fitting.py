@@ -63,9 +63,9 @@ def fit_from(
         degenerate; weights of a mean below one count as if they were scaled to mean one.
       tol: stop when a step gains no more than this many nats per unit of sample weight. Zero: run all ``max_iter`` passes.
       max_iter: passes over X after the one that evaluates the start.
-      covariance_floor: least variance in any direction. A number is relative to the variance of each feature within the
-        components of the start; a (D,) array is absolute, in squared data units. Inside the bound the likelihood still
-        never falls. Zero: no bound.
+      covariance_floor: least variance in any direction; of EVE, VVE, EEV and VEV along each principal axis, of factor
+        analysers that of the noise. A number is relative to the variance of each feature within the components of the start; a
+        (D,) array is absolute, in squared data units. Inside the bound the likelihood still never falls. Zero: no bound.
       prior: None for maximum likelihood; a ``Prior``, samples that each component has seen besides; or "default", that of
         ``default_prior``. With one the fit maximises the posterior, ``tol`` and ``trace`` are in its terms, and the result
         holds ``log_posterior`` beside ``log_likelihood``.

@@ -148,10 +148,10 @@ def _fit_gradient(
     solver = optax.with_extra_args_support(optax.lbfgs() if optimizer is None else optimizer)
     samples = Samples(X, sample_weight, mixture_centre(params))
     start = lanes.begin(params, samples, floor, None, 0, prior=prior)
-    setting, first = start.setting, start.carry.sums
-    bound = setting.floor
+    setting, first, bound = start.setting, start.carry.sums, start.setting.floor
     assert isinstance(bound, Array)  # nothing is added to covariances here
     origin, origin_lost = first.log_likelihood / first.weight, first.lost / first.weight
+    seen = first.weight * (1 if batch_size is None else batch_size / len(X))  # what a batch weighs on average
 
     def mixture(free: GMMParams) -> GMMParams:
         found = from_free(free, setting.unit)
@@ -166,9 +166,9 @@ def _fit_gradient(
     def loss(free: GMMParams, turn: Array) -> Array:
         params = mixture(free)
         sums = lanes.expect(lax.stop_gradient(params), drawn(turn))
-        surrogate = q_function(params, sums) / sums.weight
+        surrogate = q_function(params, sums) / seen
         # From the start on: in float32 a line search could not see gains beside the likelihood itself.
-        rise = sums.log_likelihood / sums.weight - origin + (sums.lost / sums.weight - origin_lost)
+        rise = sums.log_likelihood / seen - origin + (sums.lost / seen - origin_lost)
         if setting.prior is not None:
             rise = rise + pseudo_observations(setting.prior, params).log_likelihood / first.weight
         return -rise - (surrogate - lax.stop_gradient(surrogate))
@@ -214,7 +214,7 @@ def _fit_gradient(
     status = jnp.where(gain <= jnp.maximum(tol, new.noise), Status.CONVERGED, Status.ITERATION_LIMIT)
     status = jnp.where(sound & jnp.isfinite(gain) & (ended.status != Status.NONFINITE), status, Status.NONFINITE)
     carry = start.carry._replace(
-        state=found, sums=sums, n_iter=ended.n_iter, status=status.astype(jnp.int32), trace=ended.trace
+        state=found, sums=sums, n_iter=ended.n_iter, status=status.astype(jnp.int32), trace=first.log_likelihood + ended.trace
     )
     return lanes.finish(start._replace(carry=carry), samples.centre)
 

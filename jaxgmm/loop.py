@@ -169,8 +169,8 @@ def hold(problem: Problem, state: Any, sums: Any, trace: int = 0) -> Carry:
 def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float) -> Carry:
     """Go on for at most ``passes`` passes; ``run(run(c, a), b)`` equals ``run(c, a + b)``.
 
-    A lane ends when an ascent step gains no more than ``tol`` per unit weight (``CONVERGED``), lowers the objective by
-    more than rounding explains (``DECREASED``), or leaves the finite numbers (``NONFINITE``). ``tol = 0`` switches the
+    A lane ends when an ascent step gains no more than ``tol`` per unit weight (``CONVERGED``), lowers the objective by more
+    than that and than rounding explains (``DECREASED``), or leaves the finite numbers (``NONFINITE``). ``tol = 0`` switches the
     first two off. A step that lowers the objective is not kept, but where a fall is within rounding or ``tol = 0``; a state
     that is not finite never is. Where ``maximise`` does not ascend, every finite state is kept, and a lane ends when the
     objective moves, up or down, by less than ``tol``, or in single precision has found nothing better for ``FLAT`` passes.
@@ -202,7 +202,7 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
             # The start may lie outside the bounds that maximise keeps: a fall in the first step is no failure.
             judged = judged & ((carry.n_iter > 0) | (gain >= 0))
             noisy = jnp.asarray(tol) < new.noise
-            fell = gain < -new.resolution
+            fell = gain < -jnp.maximum(new.resolution, tol)  # less than tol is a step that gains no more
             waited = (n_iter - best_at).astype(gain.dtype)
             settled = jnp.where(noisy, (waited * tol >= new.noise) | (waited >= PATIENCE), gain <= tol)
             kept = finite & ((gain >= 0) | (proposal.plain & (~judged | (noisy & ~fell))))

@@ -190,11 +190,15 @@ def n_free_parameters(params: GMMParams) -> int:
     Returns:
       m, an integer: the number that ``aic`` and ``bic`` charge for.
 
+    Raises:
+      ValueError: ``params`` is not one mixture.
+
     >>> import jaxgmm
     >>> params = jaxgmm.GMMParams.from_moments([1.0], [[0.0, 0.0]], [[[2.0, 0.0], [0.0, 4.0]]])
     >>> jaxgmm.n_free_parameters(params)
     5
     """
+    check_params(params)
     n_components, n_features = params.n_components, params.n_features
     return n_components - 1 + n_components * n_features + params.structure.n_free(n_components, n_features)
 

@@ -28,6 +28,7 @@ from jaxgmm.drawing import (
     legend_beside,
     legend_in_corner,
     marginal,
+    marker_of,
     name_axes,
     names_of,
     params_of,
@@ -366,7 +367,7 @@ def plot_criterion(sweep: Any, ax: Axes | None = None, *, criterion: str | None 
     for i, name in enumerate(dict.fromkeys(sweep.family)):
         mine = np.flatnonzero(families == name)
         mine = mine[np.argsort(sweep.n_components[mine])]
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        colour, marker = COLOURS[i % len(COLOURS)], marker_of(i)
         counts, style = np.asarray(sweep.n_components), STYLES[i % len(STYLES)]
         ax.plot(counts[mine], values[mine], label=str(name), markersize=5, color=colour, marker=marker, linestyle=style)
         spikes = mine[sweep.status[mine] == Status.DEGENERATE]

@@ -131,7 +131,7 @@ def default_prior(
         unit = given if given.ndim else given * jnp.eye(n_features, dtype=dtype)
     if offset is not None:
         centre = offset + np.asarray(centre, np.float64)
-    centre = centre if mean is None else jnp.asarray(checks.check_centre(mean, n_features, "mean")).astype(dtype)
+    centre = centre if mean is None else jnp.asarray(checks.check_finite("mean", mean, (n_features,))).astype(dtype)
     count, share = structure.prior_samples(dof, (shrinkage > 0).astype(dtype), n_components, n_features)
     return Prior(concentration - 1, shrinkage, centre, count, share * unit)
 

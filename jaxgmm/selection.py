@@ -200,7 +200,7 @@ def sweep(
     counts, families = _grid(n_components, covariance_type, prior, n_present, data.X.shape[1])
     checks.check_choice("init", init, METHODS)
     n_folds = checks.check_folds(n_folds, n_present, max(counts))
-    checks.check_choice("criterion", criterion, [name for name in CRITERIA if n_folds or name != "cross_validation"])
+    _check_criterion(criterion, n_folds)
     n_restarts = checks.check_int("n_restarts", n_restarts, 1)
     options = check_options(data.X, tol, max_iter, covariance_floor, accelerate, 0)
     checks.refuse_trace("sweep", advice, options)
@@ -251,6 +251,12 @@ def sweep(
     return Sweep(**arrays, results=tuple(columns["results"]), best=best, criterion=criterion)
 
 
+def _check_criterion(criterion: Any, n_folds: int) -> None:
+    checks.check_choice("criterion", criterion, CRITERIA)
+    if criterion == "cross_validation" and not n_folds:
+        raise ValueError("criterion 'cross_validation' needs folds: give n_folds as well, 5, say.")
+
+
 def _grid(
     n_components: Any, covariance_type: Any, prior: Any, n_present: int, n_features: int
 ) -> tuple[list[int], list[tuple[Structure, Prior | str | None, str]]]:
@@ -259,14 +265,16 @@ def _grid(
     counts = [checks.check_n_components(k, n_present) for k in several_counts]
     if not counts or len(set(counts)) < len(counts):
         raise ValueError(f"n_components must be different numbers, at least one; got {counts}.")
-    several = [covariance_type] if isinstance(covariance_type, (str, Structure)) else list(covariance_type)
+    alone = isinstance(covariance_type, (str, Structure)) or not isinstance(covariance_type, Iterable)
+    several = [covariance_type] if alone else list(covariance_type)
     structures = [get_structure(one, n_features) for one in several]
-    if not structures:
-        raise ValueError("covariance_type must name at least one structure.")
+    if not structures or len(set(structures)) < len(structures):
+        raise ValueError(f"covariance_type must be different structures, at least one; got {[one.name for one in structures]}.")
     priors = list(prior) if isinstance(prior, (list, tuple)) else [prior]
     known = [checks_params.check_prior(one, n_features, by_name=True) for one in priors]
-    if not known:
-        raise ValueError("prior must name at least one prior; None is maximum likelihood.")
+    named = [one for one in known if not isinstance(one, Prior)]
+    if not known or len(set(named)) < len(named):
+        raise ValueError(f"prior must be different priors, at least one; None is maximum likelihood; got {priors}.")
     return counts, [(structure, *one) for structure in structures for one in zip(known, _called(known), strict=True)]
 
 

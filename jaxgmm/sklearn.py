@@ -344,7 +344,8 @@ class GaussianMixture(FittedMixture):
         # Copies: what JAX hands out cannot be written to.
         self.weights_, self.means_, self.covariances_ = map(np.array, (params.weights, params.means, params.cov))
         self._fitted_structure = params.structure
-        self.precisions_cholesky_ = self._fitted_cholesky = precisions_cholesky(self.covariances_, params.structure)
+        self.precisions_cholesky_ = precisions_cholesky(self.covariances_, params.structure)
+        self._fitted_pair = self.precisions_cholesky_.copy(), self.covariances_.copy()
         self.precisions_ = squared(self.precisions_cholesky_, params.structure)
 
 

@@ -215,9 +215,12 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         check_is_fitted(self, ("weights_", "means_"))
         structure = getattr(self, "_fitted_structure", None) or self._structure()
         upper = getattr(self, "precisions_cholesky_", None)
-        if upper is None or (upper is getattr(self, "_fitted_cholesky", upper) and hasattr(self, "covariances_")):
+        fitted = getattr(self, "_fitted_pair", None)
+        if upper is None:
             cov: Any = self.covariances_
-        else:  # made or changed by hand: scikit-learn predicts with the precisions
+        elif fitted is not None and np.array_equal(upper, fitted[0]):
+            cov = fitted[1]  # the precisions have lost digits that these have
+        else:  # made or changed by hand, or by scikit-learn, which predicts with the precisions
             cov = inverted(squared(np.asarray(upper), structure), structure)
         held: Any = map(np.asarray, (self.weights_, self.means_, cov))  # set by hand they may be lists
         weights, means, cov = held

@@ -339,7 +339,8 @@ class BayesianGaussianMixture(FittedMixture):
         self.weights_, self.means_ = np.array(mixture.weights), mixture.means * dtype(unit)
         self.covariances_ = mixture.cov * dtype(unit) * dtype(unit)
         self._fitted_structure = posterior.structure
-        self.precisions_cholesky_ = self._fitted_cholesky = precisions_cholesky(self.covariances_, posterior.structure)
+        self.precisions_cholesky_ = precisions_cholesky(self.covariances_, posterior.structure)
+        self._fitted_pair = self.precisions_cholesky_.copy(), self.covariances_.copy()
         self.precisions_ = squared(self.precisions_cholesky_, posterior.structure)
         concentration = np.array(posterior.concentration)
         self.weight_concentration_ = concentration if concentration.ndim == 1 else tuple(concentration)

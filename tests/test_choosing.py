@@ -37,6 +37,20 @@ def test_entropy_and_nec_are_their_sums(name, x64):
         np.testing.assert_allclose(jaxgmm.nec(params, X, sample_weight=weight), expected, rtol=1e-8)
 
 
+def test_nec_of_factor_analysers_is_beside_the_best_fit_of_one(x64):
+    X, halves = random_samples(n=40, d=3) + 3 * (np.arange(40) % 2)[:, None], np.arange(40) % 2
+    params = jaxgmm.initialise(KEY, X, 2, covariance_type="UUU-1", method=halves)
+    start = jaxgmm.initialise(KEY, X, 1, covariance_type="UUU-1")
+    single = jaxgmm.fit_from(start, X, tol=1e-12, accelerate="squarem").log_likelihood
+    expected = jaxgmm.entropy(params, X) / (jaxgmm.log_likelihood(params, X) - single)
+    assert expected > 0
+    np.testing.assert_allclose(jaxgmm.nec(params, X), expected, rtol=1e-5)
+    along = np.cos(np.arange(X.size)).reshape(X.shape)
+    slope = np.sum(jax.grad(lambda X: jaxgmm.nec(params, X))(X) * along)
+    ahead, behind = (jaxgmm.nec(params, X + step * along) for step in (1e-4, -1e-4))
+    np.testing.assert_allclose(slope, (ahead - behind) / 2e-4, rtol=1e-4)
+
+
 def test_a_component_without_weight_adds_no_entropy_and_a_gradient_is_finite(x64):
     X, params = random_samples(n=9), random_mixture("diag")
     far = jaxgmm.GMMParams(params.weights, params.means.at[0].add(1e3), params.cov, params.structure)
@@ -88,8 +102,14 @@ def test_folds_that_cannot_be_are_refused():
         with pytest.raises(ValueError, match=message):
             checks.check_folds(n_folds, 23, 12)
     assert checks.check_folds(23, 23, 12) == 23
-    with pytest.raises(ValueError, match=r"criterion must be one of 'bic', .* got 'cross_validation'"):
-        jaxgmm.sweep(KEY, random_samples(), 2, criterion="cross_validation")
+    for options, words in (
+        ({"criterion": "cross_validation"}, "give n_folds as well"),
+        ({"covariance_type": ["full", "VVV"]}, r"different structures, .* got \['full', 'full'\]"),
+        ({"covariance_type": 5}, "covariance_type must be one of"),
+        ({"prior": [None, None]}, "different priors"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            jaxgmm.sweep(KEY, random_samples(), 2, **options)
 
 
 def brute(gamma, weight):

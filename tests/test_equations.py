@@ -168,6 +168,16 @@ def test_gradients_against_differences(params, X):
             assert step / (2 * h) == pytest.approx(slope, rel=2e-6, abs=1e-6), field
 
 
+@pytest.mark.parametrize(("name", "floor"), [("EEI", 1e-6), ("EVI", 1e-6), ("EEV", None), ("EVV", None)])
+def test_an_m_step_in_closed_form_has_a_reverse_mode(name, floor, X):
+    params, gamma, along = random_mixture(name), random_gamma(), np.cos(np.arange(X.size)).reshape(X.shape)
+
+    def of(X):
+        return jnp.sum(jnp.sin(jaxgmm.covariances(jaxgmm.m_step(params, X, gamma, covariance_floor=floor))))
+
+    np.testing.assert_allclose(np.sum(jax.grad(of)(X) * along), jax.jvp(of, (X,), (along,))[1], rtol=1e-9)
+
+
 def test_gradient_in_x_and_second_order(X):
     params = random_mixture("diag")
     by_x = jax.grad(jaxgmm.log_likelihood, argnums=1)(params, X)

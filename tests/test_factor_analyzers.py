@@ -181,6 +181,16 @@ def test_the_door_names_what_is_wrong():
             make()
 
 
+def test_the_floor_is_that_of_a_feature_on_single_values(dtype):
+    """A flag that each cluster holds at one value: its floor is a share of the spread between them, as of all structures."""
+    flag = np.repeat([0, 1], 30)
+    X = np.c_[random_samples(n=60, d=3) + 20 * flag[:, None], flag].astype(dtype)
+    for factor in (1, 16):
+        start = jaxgmm.initialise(jax.random.key(0), factor * X, 2, covariance_type="UUU-1", method=flag)
+        variance = jaxgmm.covariances(jaxgmm.fit_from(start, factor * X, max_iter=40).params)[:, 3, 3]
+        np.testing.assert_allclose(variance, 1e-6 * factor**2 / 4, rtol=0.1)
+
+
 @pytest.mark.slow
 def test_samples_of_what_was_drawn_come_back(x64):
     """Two factor analysers drawn from and fitted again: the likelihood is at least that of the truth."""

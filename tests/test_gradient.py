@@ -100,6 +100,30 @@ def test_batches_raise_the_likelihood_of_all_samples(adam, x64):
     np.testing.assert_allclose(found.log_likelihood, expected, rtol=1e-12)
 
 
+def test_batches_see_weights_as_repeated_rows(x64):
+    """Nine to one, in batches of two: divided by what a batch weighs, the share was 0.7."""
+    X = np.concatenate([random_samples(n=50, d=1), random_samples(n=50, d=1) + 40])
+    start = jaxgmm.initialise(jax.random.key(0), X, 2, method=np.repeat([0, 1], 50))
+    weight, slower = np.repeat([9.0, 1.0], 50), optax.adam(optax.exponential_decay(2e-2, 400, 0.3))
+    found = jaxgmm.fit_gradient(start, X, slower, sample_weight=weight, batch_size=2, key=jax.random.key(0), max_iter=2000)
+    np.testing.assert_allclose(found.params.weights, [0.9, 0.1], atol=0.02)
+
+
+def test_a_batch_of_absent_rows_is_a_number(adam):
+    X, weight = random_samples(), (np.arange(N) < 2).astype(np.float32)
+    found = jaxgmm.fit_gradient(
+        random_mixture("diag"), X, adam, sample_weight=weight, batch_size=1, key=jax.random.key(0), max_iter=20
+    )
+    assert (found.n_iter, np.isfinite(found.log_likelihood)) == (20, True)
+
+
+def test_the_trace_is_of_log_likelihoods(x64):
+    X, start = random_samples(n=60), random_mixture("diag")
+    trace = jaxgmm.fit_gradient(start, X, trace=4, max_iter=3).trace
+    ends = [jaxgmm.fit_gradient(start, X, max_iter=n).log_likelihood for n in range(4)]
+    np.testing.assert_allclose(trace, ends, rtol=1e-10)
+
+
 def test_other_optimizers_converge_by_the_gain_that_em_still_sees(adam, x64):
     X = random_samples(n=60)
     found = jaxgmm.fit_gradient(random_mixture("diag"), X, adam, tol=1e-6, max_iter=3000, covariance_floor=0.01)

@@ -62,7 +62,7 @@ STEPS = {
     "hierarchy": {"clusters"},
     "initial": {"clusters", "hierarchy", "swaps"},
     "swaps": {"lanes"},
-    "criteria": {"initial"},
+    "criteria": {"initial", "lanes"},
     "batch": {"clusters", "initial", "lanes"},
     "implicit": {"lanes"},
     "gradient": {"fitting"},

@@ -58,6 +58,12 @@ def test_a_fall_is_not_kept():
     np.testing.assert_array_equal(carry.state, START - 1)
 
 
+def test_a_fall_of_less_than_tol_is_convergence():
+    carry = run(hill(step=lambda x: jnp.where(x < 1, x + 1, x - 1e-5)), tol=1e-3)
+    assert (carry.status, carry.n_iter) == (Status.CONVERGED, 2)  # of 8e-5, more than rounding explains
+    np.testing.assert_array_equal(carry.state, START + 1)
+
+
 def test_tol_zero_keeps_falls_and_never_stops():
     carry = run(hill(step=lambda x: x - 1), passes=7, tol=0.0)
     assert (carry.status, carry.n_iter) == (Status.ITERATION_LIMIT, 7)

@@ -1,5 +1,6 @@
 """The estimator beside scikit-learn's, and what it adds."""
 
+import io
 import pickle
 import warnings
 
@@ -337,6 +338,20 @@ def test_what_is_set_by_hand_counts():
         estimator.precisions_cholesky_ = estimator.precisions_cholesky_ / 2
     gm.weights_, gm.means_ = gm.weights_.tolist(), gm.means_.tolist()
     np.testing.assert_allclose(gm.score(X), theirs.score(X))
+    for estimator in (gm, theirs):
+        estimator.precisions_cholesky_ *= 2
+        estimator.covariances_ = 4 * estimator.covariances_  # with which scikit-learn does not predict
+    np.testing.assert_allclose(gm.score(X), theirs.score(X))
+
+
+def test_joblib_keeps_every_digit():
+    """Of a covariance whose inverse has lost some; joblib writes an array twice that two attributes name."""
+    X = random_samples(n=60, dtype=np.float32)
+    X[:, 1] = X[:, 0] + 1e-2 * X[:, 1]
+    gm, file = GaussianMixture(2, random_state=0).fit(X), io.BytesIO()
+    joblib.dump(gm, file)
+    file.seek(0)
+    np.testing.assert_array_equal(joblib.load(file).score_samples(X), gm.score_samples(X))
 
 
 def test_a_table_goes_on_warm_without_a_word():

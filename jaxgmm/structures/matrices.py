@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 from jaxtyping import Bool, Float
@@ -190,9 +189,9 @@ def symmetric(matrix: Float[Array, "K D D"]) -> Float[Array, "K D D"]:
 
 def lower_trapezoidal(loadings: Float[Array, "D Q"]) -> Float[Array, "D Q"]:
     """Loadings turned, by reflections, so that row i has nothing beyond column i, and no negative number in it."""
-    n_factors = loadings.shape[1]
-    order = np.arange(n_factors)
-    for i in range(n_factors):
+    order = jnp.arange(loadings.shape[1], dtype=jnp.int32)
+
+    def reflect(i: Array, loadings: Array) -> Array:
         row = jnp.where(order >= i, loadings[i], 0)
         square = jnp.sum(row * row)
         length = jnp.sqrt(jnp.where(square > 0, square, 1))
@@ -200,5 +199,6 @@ def lower_trapezoidal(loadings: Float[Array, "D Q"]) -> Float[Array, "D Q"]:
         across = jnp.where(square > 0, row.at[i].add(sign * length) / length, 0)
         twice = 1 / jnp.where(square > 0, 1 + jnp.abs(row[i]) / length, 1)  # 2 / |across|^2
         turned = loadings - contract("dq,q->d", loadings, across)[:, None] * (twice * across)[None]
-        loadings = turned.at[:, i].multiply(jnp.where(square > 0, -sign, 1))
-    return jnp.tril(loadings)
+        return turned.at[:, i].multiply(jnp.where(square > 0, -sign, 1))
+
+    return jnp.tril(lax.fori_loop(0, len(order), reflect, loadings))

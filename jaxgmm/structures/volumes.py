@@ -84,7 +84,9 @@ class Sharing:
     def fitted(
         self, count: Array, squares: Array, table: Array, floor: Array, present: Array, inner: Inner
     ) -> Float[Array, "K D"]:
-        """``step`` until it no longer moves."""
+        """The likeliest: ``step`` until it no longer moves, where volumes and a common shape take turns."""
+        if not self.volume or self.shape:
+            return self.step(count, squares, table, floor, present)
         return settle(lambda table: self.step(count, squares, table, floor, present), table, lambda table: table, inner)
 
     def lifted(self, table: Float[Array, "K D"], floor: Float[Array, "K D"]) -> Float[Array, "K D"]:
