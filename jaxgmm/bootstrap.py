@@ -60,8 +60,8 @@ class BootstrapTest(NamedTuple):
         wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
         table = ["  ".join(cell.rjust(width) for cell, width in zip(row, wide, strict=True)) for row in rows]
         title = f"Bootstrap test: K against K + 1; {self.simulated.shape[1]} simulations, level {self.level:g}"
-        verdict = "rejected" if self.p_value[-1] <= self.level else "not rejected"
-        last = self.n_components[-1]
+        last, p = self.n_components[-1], self.p_value[-1]
+        verdict = "without a sound fit, and not tested" if np.isnan(p) else "rejected" if p <= self.level else "not rejected"
         return "\n".join([title, *table, f"{last} component{'s are' if last > 1 else ' is'} {verdict}"])
 
 

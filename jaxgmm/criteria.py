@@ -48,7 +48,7 @@ def aic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = No
 
 
 def bic(params: GMMParams, X: ArrayLike, *, sample_weight: ArrayLike | None = None) -> Array:
-    """Schwarz's criterion, m ln n - 2 L, where n is the total weight.
+    """Schwarz's criterion, m ln n - 2 L, where n is the total weight: weights that add up to one leave nothing of the penalty.
 
     Args:
       params: a mixture of K components in D dimensions.

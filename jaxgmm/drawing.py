@@ -65,7 +65,8 @@ def marginal(params: GMMParams, features: Sequence[int]) -> Gaussians:
     weights, means, sigma = (np.asarray(v, float) for v in (params.weights, params.means, covariances(params)))
     chosen, n_features = list(features), params.n_features
     if not all(0 <= feature < n_features for feature in chosen):
-        raise ValueError(f"features must be among 0 to {n_features - 1}, those of the mixture; got {chosen}.")
+        hint = " Of one feature plot_histogram is a picture." if n_features == 1 else ""
+        raise ValueError(f"features must be among 0 to {n_features - 1}, those of the mixture; got {chosen}.{hint}")
     return Gaussians(weights, means[:, chosen], sigma[:, chosen][:, :, chosen])
 
 

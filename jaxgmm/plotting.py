@@ -499,8 +499,8 @@ def plot_comparison(
       ``ax``, or the axes that were made.
 
     Raises:
-      ValueError: either holds no mixture, or a batch, or lacks one of ``features``; ``labels`` are not two; ``names`` are
-        not D.
+      ValueError: either holds no mixture, or a batch, or lacks one of ``features``; their numbers of features differ;
+        ``labels`` are not two; ``names`` are not D.
 
     >>> import jaxgmm
     >>> from jaxgmm.plotting import plot_comparison
@@ -510,6 +510,8 @@ def plot_comparison(
     ['ours', 'theirs']
     """
     pair = [params_of(first), params_of(second)]
+    if pair[0].n_features != pair[1].n_features:
+        raise ValueError(f"the mixtures must have the same features; got {pair[0].n_features} and {pair[1].n_features}.")
     chosen = list(range(min(2, pair[0].n_features))) if features is None else list(features)
     parts = [marginal(params, chosen) for params in pair]
     ax = axes_of(ax, (6.5, 4.5))

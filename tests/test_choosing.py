@@ -218,3 +218,8 @@ def test_levels_that_cannot_be_are_refused():
     for level, message in ((0.01, "no p-value below 0.05"), (1.5, "between 0 and 1"), (0.0, "between 0 and 1")):
         with pytest.raises(ValueError, match=message):
             jaxgmm.bootstrap_lrt(KEY, random_samples(), 1, n_bootstrap=19, level=level)
+
+
+def test_a_test_without_a_sound_fit_says_so():
+    said = repr(jaxgmm.BootstrapTest(np.array([2]), np.array([np.nan]), np.full((1, 9), np.nan), np.array([np.nan]), 0.05))
+    assert said.endswith("2 components are without a sound fit, and not tested")

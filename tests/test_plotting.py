@@ -10,6 +10,7 @@ from structures import random_mixture, random_samples
 
 import jaxgmm
 from jaxgmm import plotting
+from jaxgmm.drawing import COLOURS, MARKERS, marker_of
 
 matplotlib.use("Agg")
 X = random_samples(n=80, d=3)
@@ -76,8 +77,10 @@ def test_a_histogram_carries_the_density_of_the_mixture():
 
 def test_what_cannot_be_drawn_says_so():
     line = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
-    with pytest.raises(ValueError, match=r"features must be among 0 to 0, those of the mixture; got \[0, 1\]"):
+    with pytest.raises(ValueError, match=r"features must be among 0 to 0, those of the mixture; got \[0, 1\]. Of one"):
         plotting.plot_density(line)
+    with pytest.raises(ValueError, match="the mixtures must have the same features; got 3 and 1"):
+        plotting.plot_comparison(MIXTURE, line)
     with pytest.raises(ValueError, match="names must hold 3 names"):
         plotting.plot_fit(MIXTURE, X, names=["a"])
     with pytest.raises(ValueError, match="from_sklearn takes scikit-learn's; got GaussianMixture"):
@@ -128,3 +131,8 @@ def test_fits_and_sweeps_and_estimators_are_drawn():
     assert plotting.plot_fit(GaussianMixture.from_params(MIXTURE), X).shape == (3, 3)
     with pytest.raises(ValueError, match="mixture must be"):
         plotting.plot_fit(X, X)
+
+
+def test_colours_that_repeat_have_other_markers():
+    looks = {(k % len(COLOURS), marker_of(k)) for k in range(len(COLOURS) * len(MARKERS))}
+    assert len(looks) == len(COLOURS) * len(MARKERS)
