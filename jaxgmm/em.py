@@ -341,7 +341,7 @@ def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: Array
     share = (stats.count / jnp.sum(stats.count))[:, None]
     between = jnp.sum(share * (means - jnp.sum(share * means, axis=0, keepdims=True)) ** 2, axis=0)
     still = max(SINGLE_VALUE, float(jnp.finfo(variance.dtype).eps) ** 2)
-    varies = variance > still * between[None]
+    varies = (variance > 0) & ~(variance <= still * between[None])  # so said that a mean that is no number decides nothing
     scale = weighted_quantile(variance, jnp.where(varies, weight[:, None], 0), 0.25)
     # Every component on a single value: the spread between them.
     scale = jnp.where(jnp.any(varies & (weight > 0)[:, None], axis=0), scale, between)
