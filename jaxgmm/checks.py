@@ -337,15 +337,18 @@ def check_definite(name: str, matrix: np.ndarray, singular: bool = False) -> Non
         raise ValueError(f"{name} must be finite, symmetric and positive {'semi' * singular}definite; got {matrix.tolist()}.")
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str], others: Iterable[str] = ()) -> str:
-    """One of ``choices``, or a sentence with the nearest, which may be one of ``others`` that the caller knows as well."""
+def check_choice(name: str, value: Any, choices: Iterable[str], others: Iterable[str] = (), besides: str = "") -> str:
+    """One of ``choices``, or a sentence with the nearest, which may be one of ``others`` that the caller knows as well.
+
+    ``besides`` ends the list of choices in the sentence.
+    """
     known = list(choices)
     if isinstance(value, str) and value in known:
         return value
     spelt = {word.lower(): word for word in (*others, *known)}
     near = difflib.get_close_matches(value.lower(), spelt, n=1, cutoff=0.4) if isinstance(value, str) else []
     hint = f" Did you mean {spelt[near[0]]!r}?" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}; got {value!r}.{hint}")
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}{besides}; got {value!r}.{hint}")
 
 
 def check_key(key: Any) -> jax.Array:

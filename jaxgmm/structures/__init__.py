@@ -49,7 +49,8 @@ def _named(name: Any) -> Structure:
     known = SYNONYMS.get(name, name) if isinstance(name, str) else name
     if isinstance(known, str) and (found := FactorAnalyzers.named(known)) is not None:
         return found
-    return STRUCTURES[check_choice("covariance_type", known, STRUCTURES, [*SYNONYMS, *FactorAnalyzers.names_like(str(known))])]
+    others = [*SYNONYMS, *FactorAnalyzers.names_like(str(known))]
+    return STRUCTURES[check_choice("covariance_type", known, STRUCTURES, others, ", or factor analysers such as 'UUU-5'")]
 
 
 __all__ = [
