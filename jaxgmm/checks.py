@@ -328,15 +328,6 @@ def check_centre(centre: ArrayLike | None, n_features: int, name: str = "centre"
     return point
 
 
-def check_definite(name: str, matrix: np.ndarray, singular: bool = False) -> None:
-    """A symmetric matrix, positive definite or, where it may be ``singular``, semidefinite."""
-    size = np.abs(matrix).max()
-    symmetric = np.isfinite(size) and np.abs(matrix - matrix.T).max() <= 1e-5 * size
-    least = np.linalg.eigvalsh(matrix)[0] if symmetric else np.nan
-    if not (least >= -1e-5 * size if singular else least > 0):
-        raise ValueError(f"{name} must be finite, symmetric and positive {'semi' * singular}definite; got {matrix.tolist()}.")
-
-
 def check_choice(name: str, value: Any, choices: Iterable[str], others: Iterable[str] = (), besides: str = "") -> str:
     """One of ``choices``, or a sentence with the nearest, which may be one of ``others`` that the caller knows as well.
 

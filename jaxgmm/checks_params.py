@@ -13,7 +13,6 @@ from jaxgmm.checks import (
     check_above,
     check_array,
     check_choice,
-    check_definite,
     check_finite,
     check_nonnegative,
     check_params,
@@ -106,3 +105,12 @@ def check_start(params: Any, n_components: int, n_features: int, structure: Any)
             f"params is a mixture of {shape[0]} components in {shape[1]} features; "
             f"n_components and X ask for {n_components} in {n_features}."
         )
+
+
+def check_definite(name: str, matrix: np.ndarray, singular: bool = False) -> None:
+    """A symmetric matrix, positive definite or, where it may be ``singular``, semidefinite."""
+    size = np.abs(matrix).max()
+    symmetric = np.isfinite(size) and np.abs(matrix - matrix.T).max() <= 1e-5 * size
+    least = np.linalg.eigvalsh(matrix)[0] if symmetric else np.nan
+    if not (least >= -1e-5 * size if singular else least > 0):
+        raise ValueError(f"{name} must be finite, symmetric and positive {'semi' * singular}definite; got {matrix.tolist()}.")

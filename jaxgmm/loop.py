@@ -25,7 +25,7 @@ class Status(enum.IntEnum):
     Attributes:
       ITERATION_LIMIT: 0, ``max_iter`` passes did not do; in a callback, a lane that runs.
       CONVERGED: 1, the gain of a step fell to ``tol``; see ``fit_from``.
-      DECREASED: 2, a step lowered the log-likelihood by more than rounding explains, and was not kept.
+      DECREASED: 2, a step lowered the log-likelihood by more than ``tol`` and than rounding explains, and was not kept.
       NONFINITE: 3, the log-likelihood or a parameter left the finite numbers.
       DEGENERATE: 4, a component sits on fewer samples than its covariance needs, or is far narrower than the others.
       INTERRUPTED: 5, Ctrl-C.

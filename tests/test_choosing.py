@@ -220,6 +220,8 @@ def test_levels_that_cannot_be_are_refused():
     for level, message in ((0.01, "no p-value below 0.05"), (1.5, "between 0 and 1"), (0.0, "between 0 and 1")):
         with pytest.raises(ValueError, match=message):
             jaxgmm.bootstrap_lrt(KEY, random_samples(), 1, n_bootstrap=19, level=level)
+    with pytest.raises(ValueError, match="one structure here"):
+        jaxgmm.bootstrap_lrt(KEY, random_samples(), 1, covariance_type=["full", "diag"])
 
 
 def test_a_test_without_a_sound_fit_says_so():
