@@ -110,7 +110,7 @@ def m_step(
     """The M-step, eqs. (7), (8) and (11): the parameters that maximise Q at fixed responsibilities.
 
     Of factor analysers a step that raises it, as the factors are missing, too. Forward-mode derivatives in every structure;
-    reverse mode not where updates are repeated (VEI, VEV, VEE, EVE, VVE), nor with a floor in full, tied and EVV.
+    reverse mode not where updates are repeated (VEI, VEV, VEE, EVE, VVE).
 
         N_k = sum_n gamma_nk,  mu_k = sum_n gamma_nk x_n / N_k,
         Sigma_k = sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T / N_k,  pi_k = N_k / N
@@ -216,8 +216,7 @@ def statistics(
       centre: (D,) what ``params.means`` are relative to, data units; the origin without.
       block_size: samples a block; the result depends on it by rounding only.
 
-    Forward-mode derivatives at every size: which form a large pass takes is decided in a ``while``, which has no reverse mode.
-    For that differentiate ``log_likelihood``.
+    Differentiable in forward and reverse mode, at every size.
 
     Returns:
       Sums that add: those of two sets of samples, under the same ``params``, are those of both.

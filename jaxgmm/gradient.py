@@ -155,7 +155,7 @@ def _fit_gradient(
 
     def mixture(free: GMMParams) -> GMMParams:
         found = from_free(free, setting.unit)
-        return replace(found, cov=found.structure.floored(found.cov, bound, True))
+        return replace(found, cov=found.structure.floored(found.cov, bound))
 
     def drawn(turn: Array) -> Samples:
         if batch_size is None or key is None:

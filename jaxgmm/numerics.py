@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Bool, Float, Integer
 
 T = TypeVar("T")
@@ -127,13 +128,29 @@ def apply_if(wanted: Bool[Array, ""], function: Callable[[T], T], operand: T) ->
     """``function(operand)`` where ``wanted``, else ``operand``, and no work where no lane wants it.
 
     ``lax.cond`` under ``vmap`` computes both sides for every lane. A ``while_loop`` of at most one turn does not enter
-    its body unless some lane asks for it.
+    its body unless some lane asks for it. It has no reverse mode, so what is differentiated is a ``cond`` after all.
     """
+    closed = jax.make_jaxpr(function)(operand)  # a rule for derivatives must see what the function closes over
 
-    def turn(carry: tuple[Array, T]) -> tuple[Array, T]:
-        return jnp.zeros_like(carry[0]), function(carry[1])
+    def applied(operand: T, shared: list[Array]) -> T:
+        leaves = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, shared))(*jax.tree.leaves(operand))
+        return jax.tree.unflatten(jax.tree.structure(operand), leaves)
 
-    return lax.while_loop(lambda carry: carry[0], turn, (wanted, operand))[1]
+    @jax.custom_jvp
+    def once(wanted: Array, operand: T, shared: list[Array]) -> T:
+        def turn(carry: tuple[Array, T]) -> tuple[Array, T]:
+            return jnp.zeros_like(carry[0]), applied(carry[1], shared)
+
+        return lax.while_loop(lambda carry: carry[0], turn, (wanted, operand))[1]
+
+    @once.defjvp
+    def _(primals: tuple[Array, T, list[Array]], tangents: tuple[Any, T, list[Array]]) -> tuple[T, T]:
+        def either(operand: T, shared: list[Array]) -> T:
+            return lax.cond(primals[0], applied, lambda operand, _: operand, operand, shared)
+
+        return jax.jvp(either, primals[1:], tangents[1:])
+
+    return once(wanted, operand, closed.consts)
 
 
 def is_present(count: Float[Array, " K"]) -> Bool[Array, " K"]:

@@ -168,14 +168,31 @@ def test_gradients_against_differences(params, X):
             assert step / (2 * h) == pytest.approx(slope, rel=2e-6, abs=1e-6), field
 
 
-@pytest.mark.parametrize(("name", "floor"), [("EEI", 1e-6), ("EVI", 1e-6), ("EEV", None), ("EVV", None)])
+@pytest.mark.parametrize("floor", [1e-6, 0.7])
+@pytest.mark.parametrize("name", ["full", "tied", "EEI", "EVI", "EEV", "EVV"])
 def test_an_m_step_in_closed_form_has_a_reverse_mode(name, floor, X):
+    """Where the floor binds as well: the larger does."""
     params, gamma, along = random_mixture(name), random_gamma(), np.cos(np.arange(X.size)).reshape(X.shape)
 
     def of(X):
-        return jnp.sum(jnp.sin(jaxgmm.covariances(jaxgmm.m_step(params, X, gamma, covariance_floor=floor))))
+        return jnp.sum(jnp.sin(jaxgmm.covariances(jaxgmm.m_step(params, X, gamma, covariance_floor=np.full(D, floor)))))
 
-    np.testing.assert_allclose(np.sum(jax.grad(of)(X) * along), jax.jvp(of, (X,), (along,))[1], rtol=1e-9)
+    slope = np.sum(jax.grad(of)(X) * along)
+    np.testing.assert_allclose(slope, jax.jvp(of, (X,), (along,))[1], rtol=1e-9)
+    h = 1e-5
+    np.testing.assert_allclose(slope, (of(X + h * along) - of(X - h * along)) / (2 * h), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["full", "diag"])
+def test_a_pass_of_whatever_form_has_a_reverse_mode(name, X, monkeypatch):
+    """Also of many mixtures at once, of which each may take another form."""
+    monkeypatch.setattr("jaxgmm.contract.SMALL", 0)
+    one, far = random_mixture(name), random_mixture(name)
+    far = replace(far, means=far.means * 1e7)
+    both = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, far)
+    by_pass = jax.vmap(jax.grad(lambda params: jaxgmm.statistics(params, X).log_likelihood))(both)
+    direct = jax.vmap(jax.grad(lambda params: jaxgmm.log_likelihood(params, X)))(both)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), by_pass, direct)
 
 
 def test_gradient_in_x_and_second_order(X):

@@ -58,7 +58,7 @@ class AlongAxes(Full):
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
         return super().narrower(weights, self.dense(cov, *cov.shape[:2]), share)
 
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         axes, table = _read(cov)
         return _root(axes, self.sharing.lifted(table, log_floor(floor, axes, table.shape)))
 

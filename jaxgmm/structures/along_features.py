@@ -75,7 +75,7 @@ class AlongFeatures(Diag):
         variances = super().from_dense(weights, dense)
         return self.estimate(weights, weights[:, None] * variances, variances)
 
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         least = log_floor(floor, jnp.eye(cov.shape[1], dtype=cov.dtype)[None], cov.shape)
         return jnp.exp(self.sharing.lifted(jnp.log(cov), least))
 

@@ -174,13 +174,11 @@ class Structure(abc.ABC):
 
     # The bound.
     @abc.abstractmethod
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         """A member with Sigma_k - diag(floor) positive semidefinite, or, of principal axes, as wide as the floor along each,
         or, of factors, with at least the floor as noise.
 
         From the unbounded maximum of a family with a closed form it is the likeliest.
-
-        ``always`` spends the work where the bound does not bind, too, in a form that has a reverse mode.
         """
 
     @abc.abstractmethod
@@ -269,7 +267,7 @@ class Dense(Expandable):
     def root(self, cov: Array) -> Array:
         return each(factors, cov)[0]
 
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         if floor is None:
             return cov
         # What is not finite is left alone, for the status to tell of it; no floor means no bound.
@@ -278,7 +276,7 @@ class Dense(Expandable):
         def clipped(cov: Array) -> Array:
             return jnp.where(bound[..., None, None], each(clip, cov, floor), cov)
 
-        return clipped(cov) if always else apply_if(jnp.any(bound), clipped, cov)
+        return apply_if(jnp.any(bound), clipped, cov)
 
     def widened(self, cov: Array, variance: Float[Array, ""]) -> Array:
         return each(lambda matrix: matrix + variance * jnp.eye(len(matrix), dtype=matrix.dtype), cov)

@@ -21,7 +21,7 @@ class Diag(Diagonal):
     def estimate(
         self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
     ) -> Array:
-        return self.floored(divide_or_keep(scatter, count, previous), floor, inner is Inner.ONE)
+        return self.floored(divide_or_keep(scatter, count, previous), floor)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features)
@@ -44,7 +44,7 @@ class Diag(Diagonal):
     def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
         return dof + 2 + shrunk, 1.0
 
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         return cov if floor is None else jnp.maximum(cov, floor[None])
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:

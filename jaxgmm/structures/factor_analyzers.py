@@ -313,7 +313,7 @@ class FactorAnalyzers(Structure):
         return jnp.sum(scatter[..., -1]) + by_loadings + jnp.sum((1 - (unit / scale)[..., 0] ** 2) * square)
 
     # The bound.
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         if floor is None:
             return cov
         loadings, noise = _parts(cov)

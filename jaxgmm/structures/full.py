@@ -30,7 +30,7 @@ class Full(Dense):
     def estimate(
         self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
     ) -> Array:
-        return self.floored(divide_or_keep(scatter, count, previous), floor, inner is Inner.ONE)
+        return self.floored(divide_or_keep(scatter, count, previous), floor)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components, n_features, n_features)

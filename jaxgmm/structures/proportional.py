@@ -37,14 +37,14 @@ class VEE(Full):
         def common(volume: Array) -> Array:
             found = jnp.sum(scatter * jnp.exp(-volume)[:, None, None], axis=0) / jnp.sum(count)
             smallest = jnp.min(jnp.where(present, volume, jnp.inf))
-            return within(found, None if floor is None else floor * jnp.exp(-smallest), inner is Inner.ONE)
+            return within(found, None if floor is None else floor * jnp.exp(-smallest))
 
         def step(volume: Array) -> Array:
             cov = common(volume)
             inverse, _ = inverse_root(cov)
             trace = jnp.sum(contract("ij,kjl->kil", inverse, scatter) * inverse[None], axis=(1, 2))
             mean = jnp.maximum(trace, 0) / (n_features * jnp.where(present, count, 1))  # rounding may leave less than nothing
-            return _above(jnp.where(present, jnp.log(mean), volume), cov, floor, inner is Inner.ONE)
+            return _above(jnp.where(present, jnp.log(mean), volume), cov, floor)
 
         volume = each(inverse_root, previous)[1] / n_features
         volume = settle(step, volume, lambda volume: volume, inner)
@@ -59,10 +59,10 @@ class VEE(Full):
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         return self.estimate(weights, weights[:, None, None] * dense, dense)
 
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         volume = each(inverse_root, cov)[1] / cov.shape[-1]
         common = cov[0] * jnp.exp(-volume[0])
-        return jnp.exp(_above(volume, common, floor, always))[:, None, None] * common[None]
+        return jnp.exp(_above(volume, common, floor))[:, None, None] * common[None]
 
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
         volume = each(inverse_root, cov)[1] / (2 * cov.shape[-1])
@@ -103,7 +103,7 @@ class EVV(Full):
 
         outside = each(lambda one: is_indefinite(one - jnp.diag(floor)), free)
         binds = jnp.any(present & outside) & jnp.all(jnp.isfinite(scatter))
-        return jnp.where(binds, bounded(free), free) if inner is Inner.ONE else apply_if(binds, bounded, free)
+        return apply_if(binds, bounded, free)
 
     def n_free(self, n_components: int, n_features: int) -> int:
         return super().n_free(n_components, n_features) - (n_components - 1)
@@ -111,8 +111,8 @@ class EVV(Full):
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         return self.estimate(weights, weights[:, None, None] * dense, dense)
 
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
-        volume = _above(jnp.zeros_like(cov[:, 0, 0]), cov, floor, always)
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
+        volume = _above(jnp.zeros_like(cov[:, 0, 0]), cov, floor)
         return jnp.exp(jnp.max(volume)) * cov
 
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
@@ -132,7 +132,7 @@ class EVV(Full):
         return each(exp_cholesky, root, unit)
 
 
-def _above(volume: Float[Array, " K"], cov: Array, floor: Array | None, always: bool) -> Float[Array, " K"]:
+def _above(volume: Float[Array, " K"], cov: Array, floor: Array | None) -> Float[Array, " K"]:
     """Logarithms u_k of volumes, raised until exp(u_k) Sigma - diag(floor) is positive semidefinite."""
     if floor is None:
         return volume
@@ -142,8 +142,6 @@ def _above(volume: Float[Array, " K"], cov: Array, floor: Array | None, always: 
         least = each(lambda one: eigen(one)[0][-1], contract("...ij,j,...kj->...ik", inverse, floor, inverse))
         return jnp.maximum(volume, jnp.log(least))
 
-    if always:
-        return raised(volume)
     shape = jnp.exp(volume)[:, None, None] * jnp.broadcast_to(cov, (len(volume), *cov.shape[-2:]))
     outside = each(lambda one: is_indefinite(one - jnp.diag(floor)), shape)
     return apply_if(jnp.any(outside) & jnp.all(jnp.isfinite(shape)), raised, volume)

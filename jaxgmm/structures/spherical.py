@@ -22,7 +22,7 @@ class Spherical(Diagonal):
     def estimate(
         self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
     ) -> Array:
-        return self.floored(divide_or_keep(jnp.mean(scatter, axis=-1), count, previous), floor, inner is Inner.ONE)
+        return self.floored(divide_or_keep(jnp.mean(scatter, axis=-1), count, previous), floor)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_components,)
@@ -48,7 +48,7 @@ class Spherical(Diagonal):
     def prior_samples(self, dof: Array, shrunk: Array, n_components: int, n_features: int) -> tuple[Array, float]:
         return (dof + 2) / n_features + shrunk, 1 / n_features
 
-    def floored(self, cov: Array, floor: Float[Array, " D"] | None, always: bool = False) -> Array:
+    def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         return cov if floor is None else jnp.maximum(cov, jnp.max(floor))
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:

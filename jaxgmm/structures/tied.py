@@ -23,7 +23,7 @@ class Tied(Dense):
     def estimate(
         self, count: Array, scatter: Array, previous: Array, floor: Array | None = None, inner: Inner = Inner.END
     ) -> Array:
-        return self.floored(scatter / jnp.sum(count), floor, inner is Inner.ONE)
+        return self.floored(scatter / jnp.sum(count), floor)
 
     def shape(self, n_components: int, n_features: int) -> tuple[int, ...]:
         return (n_features, n_features)
