@@ -168,6 +168,15 @@ def test_gradients_against_differences(params, X):
             assert step / (2 * h) == pytest.approx(slope, rel=2e-6, abs=1e-6), field
 
 
+def test_unequal_volumes_of_evv_count_as_their_mean(X):
+    """Rounding of what is stored must not move the likelihood, which has slopes along volumes that differ."""
+    params, apart = random_mixture("EVV"), jnp.linspace(-1e-3, 1e-3, K)
+    other = replace(params, cov=params.cov * jnp.exp(apart)[:, None, None])
+    np.testing.assert_allclose(jaxgmm.log_likelihood(other, X), jaxgmm.log_likelihood(params, X), rtol=1e-13)
+    full = [replace(mixture, structure=STRUCTURES["full"]) for mixture in (params, other)]
+    assert abs(jaxgmm.log_likelihood(full[0], X) - jaxgmm.log_likelihood(full[1], X)) > 1e-4
+
+
 @pytest.mark.parametrize("floor", [1e-6, 0.7])
 @pytest.mark.parametrize("name", ["full", "tied", "EEI", "EVI", "EEV", "EVV"])
 def test_an_m_step_in_closed_form_has_a_reverse_mode(name, floor, X):

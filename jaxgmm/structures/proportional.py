@@ -14,7 +14,7 @@ from jax import Array
 from jaxtyping import Float
 
 from jaxgmm.numerics import apply_if, contract, is_present
-from jaxgmm.structures.base import Inner, each
+from jaxgmm.structures.base import Inner, Whitener, each
 from jaxgmm.structures.full import Full
 from jaxgmm.structures.matrices import eigen, exp_cholesky, inverse_root, is_indefinite, log_cholesky
 from jaxgmm.structures.volumes import SHAPES, settle
@@ -76,7 +76,10 @@ class VEE(Full):
 
 @dataclass(frozen=True)
 class EVV(Full):
-    """One volume, each its own shape and axes (mclust EVV); ``cov`` is (K, D, D), squared data units."""
+    """One volume, each its own shape and axes (mclust EVV); ``cov`` is (K, D, D), squared data units.
+
+    Of determinants that differ, as rounding makes them, the density takes the geometric mean.
+    """
 
     name = "EVV"
 
@@ -107,6 +110,12 @@ class EVV(Full):
 
     def n_free(self, n_components: int, n_features: int) -> int:
         return super().n_free(n_components, n_features) - (n_components - 1)
+
+    def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
+        # At the best equal volumes a likelihood still has slopes along unequal ones: rounding would move it at first order.
+        factor, log_det = super().whitener(cov, n_components, n_features)
+        shared = jnp.mean(log_det)
+        return Whitener(factor * jnp.exp((log_det - shared) / (2 * n_features))[:, None, None], jnp.full_like(log_det, shared))
 
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
         return self.estimate(weights, weights[:, None, None] * dense, dense)
