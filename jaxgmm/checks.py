@@ -339,7 +339,8 @@ def check_choice(name: str, value: Any, choices: Iterable[str], others: Iterable
     spelt = {word.lower(): word for word in (*others, *known)}
     near = difflib.get_close_matches(value.lower(), spelt, n=1, cutoff=0.4) if isinstance(value, str) else []
     hint = f" Did you mean {spelt[near[0]]!r}?" if near else ""
-    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}{besides}; got {value!r}.{hint}")
+    got = f"an array of shape {value.shape}" if isinstance(value, (np.ndarray, jax.Array)) else repr(value)
+    raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}{besides}; got {got}.{hint}")
 
 
 def check_key(key: Any) -> jax.Array:

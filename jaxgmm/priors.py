@@ -98,8 +98,8 @@ def default_prior(
       A ``Prior`` in the dtype of X.
 
     Raises:
-      ValueError: X as in ``e_step``; hyper-parameters that are not finite, or below zero; a concentration below one; shapes
-        that do not fit; a structure of no known name; weights as in ``fit_from``.
+      ValueError: X as in ``e_step``, or not finite; hyper-parameters that are not finite, or below zero; a concentration below
+        one; shapes that do not fit; a structure of no known name; weights as in ``fit_from``.
 
     Source: Fraley and Raftery (2007), Journal of Classification 24.
 
@@ -124,6 +124,8 @@ def default_prior(
         samples = X - (offset := present.mean(axis=0))  # JAX would round them first
     weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else jnp.asarray(sample_weight).astype(dtype)
     centre, scatter, total = mean_and_scatter(jnp.asarray(samples), weight * samples_per_weight(weight))
+    if not checks.is_traced(scatter) and not np.isfinite(np.asarray(scatter)).all():
+        checks.check_values(np.asarray(X), None if sample_weight is None else np.asarray(sample_weight), dtype)
     if scale is None:
         unit = structure.prior_scale(scatter / jnp.maximum(total - 1, 1)) / n_components ** (2 / n_features)
     else:

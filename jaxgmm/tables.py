@@ -65,8 +65,14 @@ def read_table(file: Path, asked: str = "") -> pl.DataFrame:
 
 
 def _check_header(table: pl.DataFrame, file: Path) -> None:
-    """A first line of numbers, perhaps with values missing, is none; one with numbers like those below may be none."""
+    """A first line of numbers, perhaps with values missing, is none; one with numbers like those below may be none.
+
+    Of names that are given twice it says what they are now.
+    """
     first = {name: re.sub(REPEATED, "", name) for name in table.columns}
+    again = [name for name, cell in first.items() if cell != name and cell in first]
+    if again and not all(map(_is_number, first.values())):
+        note(f"columns of a name that the header line gives twice are called {', '.join(again[:NAMED])}")
     shown = ", ".join(list(first.values())[:4])
     numbers = [_is_number(cell) for cell in first.values()]
     if any(numbers) and all(number or (cell and cell in MISSING) for number, cell in zip(numbers, first.values(), strict=True)):

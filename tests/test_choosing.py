@@ -107,6 +107,7 @@ def test_folds_that_cannot_be_are_refused():
         ({"covariance_type": ["full", "VVV"]}, r"different structures, .* got \['full', 'full'\]"),
         ({"covariance_type": 5}, "covariance_type must be one of"),
         ({"prior": [None, None]}, "different priors"),
+        ({"init": np.zeros((2, 2))}, r"init must be one of .* got an array of shape \(2, 2\)"),
     ):
         with pytest.raises(ValueError, match=words):
             jaxgmm.sweep(KEY, random_samples(), 2, **options)

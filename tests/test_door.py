@@ -56,6 +56,7 @@ BAD = {
     "floor with a zero": (dict(covariance_floor=np.array([1.0, 0])), r"covariance_floor as an array must hold positive"),
     "no restarts": (dict(n_restarts=0), r"n_restarts must be at least 1"),
     "unknown init": (dict(init="kmean"), r"init must be one of.*'kmeans'"),
+    "callback not a function": (dict(callback=3), r"callback must be a function.*got 3"),
     "labels out of range": (dict(init=np.full(30, 2)), r"init as labels must count from 0 to n_components - 1 = 1"),
     "labels of another length": (dict(init=np.zeros(9, int)), r"init as labels must be integers of shape \(30,\)"),
     "responsibilities with nan": (dict(init=np.full((30, 2), np.nan)), r"must hold finite responsibilities"),

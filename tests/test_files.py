@@ -265,6 +265,12 @@ def test_a_first_line_that_may_be_a_row_is_noted(header, noted, tmp_path, capsys
     assert ("is taken for names, but has numbers like those below" in capsys.readouterr().err) == noted
 
 
+def test_a_name_given_twice_is_noted(tmp_path, capsys):
+    (tmp_path / "t.csv").write_text("x,y,x\n4.9,3.0,1\n6.3,4.3,2\n")
+    assert tables.read_table(tmp_path / "t.csv").columns == ["x", "y", "x_duplicated_0"]
+    assert "gives twice are called x_duplicated_0" in capsys.readouterr().err
+
+
 def test_integers_that_numpy_does_not_hold_are_numbers(tmp_path):
     (tmp_path / "t.csv").write_text("x,y\n" + "".join(f"{10**19 + i * 10**17},{i * i}\n" for i in range(12)))
     table = tables.read_table(tmp_path / "t.csv")
@@ -307,6 +313,7 @@ BAD = {
     "components": (["fit", "numbers.csv", "--components", "9:1"], "--components must be a number"),
     "components from nought": (["fit", "numbers.csv", "--components", "0:2"], "--components must be a number"),
     "components text": (["fit", "numbers.csv", "--components", "three"], "--components must be a number"),
+    "components past counting": (["fit", "numbers.csv", "--components", "1:99999999999"], "up to 1,000,000; got"),
     "too many components": (["fit", "numbers.csv", "--components", "7"], "more components than there are complete rows, 3"),
     "covariance": (["fit", "numbers.csv", "--components", "1", "--covariance-type", "fll"], "Did you mean 'full'"),
     "restarts": (["fit", "numbers.csv", "--components", "1", "--restarts", "0"], "n_restarts must be at least 1"),

@@ -244,6 +244,18 @@ def test_hyperparameters_are_checked(options, words):
         jaxgmm.default_prior(random_samples(), 2, **options)
 
 
+def test_a_default_prior_needs_finite_samples():
+    X = random_samples()
+    X[3, 0] = np.nan
+    with pytest.raises(ValueError, match="X holds NaN or infinity in 1 of"):
+        jaxgmm.default_prior(X, 2)
+    weight = np.ones(len(X))
+    weight[3] = 0
+    jax.tree.map(
+        lambda leaf: np.testing.assert_equal(np.isfinite(leaf).all(), True), jaxgmm.default_prior(X, 2, sample_weight=weight)
+    )
+
+
 def test_what_is_no_prior_is_refused():
     X = random_samples()
     with pytest.raises(ValueError, match=r"prior must be a jaxgmm\.Prior"):
