@@ -343,6 +343,13 @@ def check_choice(name: str, value: Any, choices: Iterable[str], others: Iterable
     raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}{besides}; got {got}.{hint}")
 
 
+def check_callback(callback: Any) -> Any:
+    """None, or something to call."""
+    if callback is None or callable(callback):
+        return callback
+    raise ValueError(f"callback must be a function, which is given a Progress; got {callback!r}.")
+
+
 def check_key(key: Any) -> jax.Array:
     """A single key from ``jax.random.key`` or ``jax.random.PRNGKey``."""
     advice = "Make one with jax.random.key(0)."

@@ -202,7 +202,7 @@ def fit(
     def begin(first: int) -> Batch:
         return batch.begin(keys[first // part], data, start, None, min(part, n_restarts - first), floor, plan, known)
 
-    with heard(callback, progress and not traced) as said:
+    with heard(checks.check_callback(callback), progress and not traced) as said:
         ends, n_ended = run_parts(begin, n_restarts, part, data, plan, tol, max_iter, said, traced)
     return returned(batch.finish_one(ends, n_ended), offset)
 

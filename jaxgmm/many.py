@@ -133,7 +133,7 @@ def fit_many(
 
     sides = at_once()
     chunks = _chunks(sets, weights, of_state, sides, -(-LEAST_LANES // n_restarts))
-    with heard(callback, progress) as said:
+    with heard(checks.check_callback(callback), progress) as said:
         say = None if said is None else counted(said, len(sets) * n_restarts)
         done = [end for end in together((ends_of(chunk) for chunk in chunks), sides) if end is not None]
     places, ends = zip(*done, strict=True)

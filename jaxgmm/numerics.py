@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
 from jaxtyping import Bool, Float, Integer
 
@@ -125,32 +126,46 @@ def _cut(numbers: Float[Array, " n"]) -> tuple[Float[Array, " n"], Float[Array, 
 
 
 def apply_if(wanted: Bool[Array, ""], function: Callable[[T], T], operand: T) -> T:
-    """``function(operand)`` where ``wanted``, else ``operand``, and no work where no lane wants it.
+    """``function(operand)`` where ``wanted``, else ``operand``, and no work where no lane wants it, in derivatives neither.
 
-    ``lax.cond`` under ``vmap`` computes both sides for every lane. A ``while_loop`` of at most one turn does not enter
-    its body unless some lane asks for it. It has no reverse mode, so what is differentiated is a ``cond`` after all.
+    ``lax.cond`` under ``vmap`` computes both sides for every lane, unless all lanes have one predicate: ``_any_lane``.
     """
-    closed = jax.make_jaxpr(function)(operand)  # a rule for derivatives must see what the function closes over
+    # A rule for derivatives must be given all that it depends on, what the function closes over too.
+    closed, shape = jax.make_jaxpr(function, return_shape=True)(operand)
+    jaxpr, tree = closed.jaxpr, jax.tree.structure(operand)
+    if jax.tree.structure(shape) != tree:
+        raise TypeError(f"The function must return {tree}; it returns {jax.tree.structure(shape)}.")
 
-    def applied(operand: T, shared: list[Array]) -> T:
-        leaves = jaxpr_as_fun(ClosedJaxpr(closed.jaxpr, shared))(*jax.tree.leaves(operand))
-        return jax.tree.unflatten(jax.tree.structure(operand), leaves)
+    def either(wanted: Array, operand: T, shared: list[Array], guarded: bool) -> T:
+        def inside(operand: T, shared: list[Array]) -> T:
+            given = operand, shared
+            if guarded:  # where a lane does not want it, slopes may be infinite, and zero times infinity is NaN
+                given = jax.tree.map(lambda leaf: jnp.where(wanted, leaf, lax.stop_gradient(leaf)), given)
+            leaves = jaxpr_as_fun(ClosedJaxpr(jaxpr, given[1]))(*jax.tree.leaves(given[0]))
+            return jax.tree.map(lambda new, old: jnp.where(wanted, new, old), jax.tree.unflatten(tree, leaves), operand)
+
+        return lax.cond(_any_lane(wanted), inside, lambda operand, _: operand, operand, shared)
 
     @jax.custom_jvp
     def once(wanted: Array, operand: T, shared: list[Array]) -> T:
-        def turn(carry: tuple[Array, T]) -> tuple[Array, T]:
-            return jnp.zeros_like(carry[0]), applied(carry[1], shared)
-
-        return lax.while_loop(lambda carry: carry[0], turn, (wanted, operand))[1]
+        return either(wanted, operand, shared, guarded=False)
 
     @once.defjvp
     def _(primals: tuple[Array, T, list[Array]], tangents: tuple[Any, T, list[Array]]) -> tuple[T, T]:
-        def either(operand: T, shared: list[Array]) -> T:
-            return lax.cond(primals[0], applied, lambda operand, _: operand, operand, shared)
-
-        return jax.jvp(either, primals[1:], tangents[1:])
+        return jax.jvp(lambda *given: either(primals[0], *given, guarded=True), primals[1:], tangents[1:])
 
     return once(wanted, operand, closed.consts)
+
+
+@custom_vmap
+def _any_lane(wanted: Bool[Array, ""]) -> Bool[Array, ""]:
+    """Does any lane of a ``vmap`` want it? The same answer for all of them."""
+    return wanted
+
+
+@_any_lane.def_vmap
+def _(axis_size: int, batched: list[bool], wanted: Array) -> tuple[Array, bool]:
+    return _any_lane(jnp.any(wanted, axis=0) if batched[0] else wanted), False
 
 
 def is_present(count: Float[Array, " K"]) -> Bool[Array, " K"]:

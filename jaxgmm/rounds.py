@@ -174,10 +174,8 @@ def counted(callback: Callable[[Progress], None], total: int) -> Callable[[Any, 
 
 
 @contextmanager
-def heard(callback: Any, bar: bool) -> Iterator[Callable[[Progress], None] | None]:
+def heard(callback: Callable[[Progress], None] | None, bar: bool) -> Iterator[Callable[[Progress], None] | None]:
     """The callback, or one that moves a progress bar as well, in a terminal or a notebook."""
-    if callback is not None and not callable(callback):
-        raise ValueError(f"callback must be a function, which is given a Progress; got {callback!r}.")
     if not bar:
         yield callback
         return

@@ -241,7 +241,7 @@ def sweep(
             rows.append(_row(result, called, total, float(single), overlap_of_end, judged[i]))
         return rows
 
-    with heard(callback, progress) as said:
+    with heard(checks.check_callback(callback), progress) as said:
         say = None if said is None else counted(said, n_lanes * len(families))
         ends = together((rows_of(*family) for family in families), at_once(data.X))
     rows = [row for end in ends if end is not None for row in end]

@@ -70,7 +70,9 @@ def _check_header(table: pl.DataFrame, file: Path) -> None:
     Of names that are given twice it says what they are now.
     """
     first = {name: re.sub(REPEATED, "", name) for name in table.columns}
-    again = [name for name, cell in first.items() if cell != name and cell in first]
+    with file.open(errors="replace") as lines:
+        header = lines.readline()
+    again = [name for name in table.columns if first[name] != name and name not in header]
     if again and not all(map(_is_number, first.values())):
         note(f"columns of a name that the header line gives twice are called {', '.join(again[:NAMED])}")
     shown = ", ".join(list(first.values())[:4])

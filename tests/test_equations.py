@@ -187,7 +187,8 @@ def test_an_m_step_in_closed_form_has_a_reverse_mode(name, floor, X):
         return jnp.sum(jnp.sin(jaxgmm.covariances(jaxgmm.m_step(params, X, gamma, covariance_floor=np.full(D, floor)))))
 
     slope = np.sum(jax.grad(of)(X) * along)
-    np.testing.assert_allclose(slope, jax.jvp(of, (X,), (along,))[1], rtol=1e-9)
+    both = jax.grad(lambda both: jnp.sum(jax.vmap(of)(both)))(np.stack([X, 2 * X]))
+    np.testing.assert_allclose(slope, [np.sum(both[0] * along), jax.jvp(of, (X,), (along,))[1]], rtol=1e-9)
     h = 1e-5
     np.testing.assert_allclose(slope, (of(X + h * along) - of(X - h * along)) / (2 * h), rtol=1e-5)
 
@@ -199,9 +200,15 @@ def test_a_pass_of_whatever_form_has_a_reverse_mode(name, X, monkeypatch):
     one, far = random_mixture(name), random_mixture(name)
     far = replace(far, means=far.means * 1e7)
     both = jax.tree.map(lambda *leaves: jnp.stack(leaves), one, far)
-    by_pass = jax.vmap(jax.grad(lambda params: jaxgmm.statistics(params, X).log_likelihood))(both)
-    direct = jax.vmap(jax.grad(lambda params: jaxgmm.log_likelihood(params, X)))(both)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), by_pass, direct)
+
+    def of_pass(params, X):
+        return jaxgmm.statistics(params, X).log_likelihood
+
+    direct = jax.vmap(jax.grad(jaxgmm.log_likelihood), (0, None))(both, X)
+    each = jax.vmap(jax.grad(of_pass), (0, None))(both, X)
+    at_once = jax.grad(lambda both: jnp.sum(jax.vmap(of_pass, (0, None))(both, X)))(both)
+    for other in (each, at_once):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), other, direct)
 
 
 def test_gradient_in_x_and_second_order(X):

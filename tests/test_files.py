@@ -269,6 +269,9 @@ def test_a_name_given_twice_is_noted(tmp_path, capsys):
     (tmp_path / "t.csv").write_text("x,y,x\n4.9,3.0,1\n6.3,4.3,2\n")
     assert tables.read_table(tmp_path / "t.csv").columns == ["x", "y", "x_duplicated_0"]
     assert "gives twice are called x_duplicated_0" in capsys.readouterr().err
+    (tmp_path / "t.csv").write_text("x,y,x_duplicated_0\n4.9,3.0,1\n6.3,4.3,2\n")
+    assert tables.read_table(tmp_path / "t.csv").width == 3
+    assert not capsys.readouterr().err
 
 
 def test_integers_that_numpy_does_not_hold_are_numbers(tmp_path):

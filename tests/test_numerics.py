@@ -80,3 +80,47 @@ def test_factors_have_the_derivative_of_what_they_compute(n_features, x64):
     ahead, behind = factors(cov + step * along), factors(cov - step * along)
     for tangent, a, b in zip(tangents, ahead, behind, strict=True):
         np.testing.assert_allclose(tangent, (a - b) / (2 * step), atol=1e-6)
+
+
+def test_what_one_lane_does_not_want_leaves_no_slope():
+    """Neither in it nor in what all lanes share, though there it is infinite; in whatever order modes are composed."""
+    x, shared = jnp.asarray([0.0, 4.0], jnp.float32), jnp.zeros((), jnp.float32)
+
+    def one(x, shared):
+        return numerics.apply_if(x > 1, lambda y: jnp.sqrt(y + shared), x)
+
+    def total(x, shared):
+        return jnp.sum(jax.vmap(one, (0, None))(x, shared))
+
+    np.testing.assert_allclose(jax.vmap(one, (0, None))(x, shared), [0, 2])
+    for slopes in (jax.grad(total, (0, 1)), jax.jit(jax.grad(total, (0, 1))), jax.jacfwd(total, (0, 1))):
+        of_x, of_shared = slopes(x, shared)
+        np.testing.assert_allclose(of_x, [1, 0.25])
+        np.testing.assert_allclose(of_shared, 0.25)
+    of_x, of_shared = jax.vmap(jax.grad(one, (0, 1)), (0, None))(x, shared)
+    np.testing.assert_allclose(of_x, [1, 0.25])
+    np.testing.assert_allclose(of_shared, [0, 0.25])
+    np.testing.assert_allclose(jax.grad(jax.grad(lambda x: one(x, shared)))(x[1]), -1 / 32)
+
+
+def test_nothing_is_done_where_no_lane_wants_it():
+    seen = []
+
+    def heard(x):
+        jax.debug.callback(lambda: seen.append(1))
+        return 2 * x
+
+    for wanted, calls in (([False, False], 0), ([False, True], 1)):
+        seen.clear()
+        found = jax.vmap(lambda wanted, x: numerics.apply_if(wanted, heard, x))(jnp.asarray(wanted), jnp.ones(2, jnp.float32))
+        jax.effects_barrier()
+        np.testing.assert_array_equal(found, 1 + np.asarray(wanted))
+        assert len(seen) == calls
+
+
+def test_what_is_applied_keeps_the_tree_and_leaks_nothing():
+    x = jnp.arange(3, dtype=jnp.float32)
+    with pytest.raises(TypeError, match="must return"):
+        numerics.apply_if(jnp.asarray(True), list, (x, x))
+    with jax.checking_leaks():
+        jax.jit(jax.vmap(lambda y: numerics.apply_if(y[0] > 0, lambda u: u * y, x)))(jnp.stack([x, x]))

@@ -78,7 +78,7 @@ class VEE(Full):
 class EVV(Full):
     """One volume, each its own shape and axes (mclust EVV); ``cov`` is (K, D, D), squared data units.
 
-    Of determinants that differ, as rounding makes them, the density takes the geometric mean.
+    Of determinants that differ, as rounding makes them, the density and ``to_free`` take the geometric mean.
     """
 
     name = "EVV"
@@ -129,7 +129,7 @@ class EVV(Full):
         diagonal = jnp.diagonal(root, axis1=1, axis2=2)
         volume = jnp.mean(diagonal, axis=1, keepdims=True)
         below = root[:, *np.tril_indices(len(unit), -1)]
-        return jnp.concatenate([volume[0], (diagonal - volume)[:, :-1].reshape(-1), below.reshape(-1)])
+        return jnp.concatenate([jnp.mean(volume, axis=0), (diagonal - volume)[:, :-1].reshape(-1), below.reshape(-1)])
 
     def from_free(self, free: Array, unit: Float[Array, " D"], n_components: int) -> Array:
         n_features = len(unit)
