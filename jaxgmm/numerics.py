@@ -132,9 +132,10 @@ def apply_if(wanted: Bool[Array, ""], function: Callable[[T], T], operand: T) ->
     """
     # A rule for derivatives must be given all that it depends on, what the function closes over too.
     closed, shape = jax.make_jaxpr(function, return_shape=True)(operand)
-    jaxpr, tree = closed.jaxpr, jax.tree.structure(operand)
-    if jax.tree.structure(shape) != tree:
-        raise TypeError(f"The function must return {tree}; it returns {jax.tree.structure(shape)}.")
+    tree: Any = jax.tree.structure(operand)
+    if (returned := jax.tree.structure(shape)) != tree:
+        raise TypeError(f"The function must return {tree}; it returns {returned}.")
+    jaxpr = closed.jaxpr
 
     def either(wanted: Array, operand: T, shared: list[Array], guarded: bool) -> T:
         def inside(operand: T, shared: list[Array]) -> T:
@@ -148,11 +149,11 @@ def apply_if(wanted: Bool[Array, ""], function: Callable[[T], T], operand: T) ->
 
     @jax.custom_jvp
     def once(wanted: Array, operand: T, shared: list[Array]) -> T:
-        return either(wanted, operand, shared, guarded=False)
+        return either(wanted, operand, shared, False)
 
     @once.defjvp
     def _(primals: tuple[Array, T, list[Array]], tangents: tuple[Any, T, list[Array]]) -> tuple[T, T]:
-        return jax.jvp(lambda *given: either(primals[0], *given, guarded=True), primals[1:], tangents[1:])
+        return jax.jvp(lambda operand, shared: either(primals[0], operand, shared, True), primals[1:], tangents[1:])
 
     return once(wanted, operand, closed.consts)
 
