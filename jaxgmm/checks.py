@@ -318,16 +318,6 @@ def check_finite(name: str, value: ArrayLike, shape: tuple[int, ...]) -> np.ndar
     return array
 
 
-def check_centre(centre: ArrayLike | None, n_features: int, name: str = "centre") -> np.ndarray | jax.Array | None:
-    """None, or a point of D features."""
-    if centre is None:
-        return None
-    point = check_array(name, centre)
-    if point.shape != (n_features,):
-        raise ValueError(f"{name} must have shape ({n_features},), one number a feature; got {point.shape}.")
-    return point
-
-
 def check_choice(name: str, value: Any, choices: Iterable[str], others: Iterable[str] = (), besides: str = "") -> str:
     """One of ``choices``, or a sentence with the nearest, which may be one of ``others`` that the caller knows as well.
 

@@ -20,6 +20,16 @@ from jaxgmm.checks import (
 )
 
 
+def check_centre(centre: ArrayLike | None, n_features: int, name: str = "centre") -> np.ndarray | jax.Array | None:
+    """None, or a point of D features."""
+    if centre is None:
+        return None
+    point = check_array(name, centre)
+    if point.shape != (n_features,):
+        raise ValueError(f"{name} must have shape ({n_features},), one number a feature; got {point.shape}.")
+    return point
+
+
 def check_free(free: Any, cov_shape: tuple[int, ...]) -> None:
     """As many numbers as the mixture has: (K,) for its weights, and of ``cov_shape`` for its covariances."""
     for name, shape in (("weights", (free.n_components,)), ("cov", cov_shape)):

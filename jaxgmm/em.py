@@ -237,7 +237,7 @@ def statistics(
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     if block_size is not None:
         block_size = checks.check_int("block_size", block_size, 1)
-    centre = checks.check_centre(centre, params.n_features)
+    centre = checks_params.check_centre(centre, params.n_features)
     params = cast(params, float_dtype(X))
     if centre is None:  # the fast forms want an origin amid the components
         centre = mixture_centre(params)

@@ -13,8 +13,8 @@ from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from jaxgmm.checks import check_array, check_centre, check_params, is_traced
-from jaxgmm.checks_params import check_definite, check_free
+from jaxgmm.checks import check_array, check_params, is_traced
+from jaxgmm.checks_params import check_centre, check_definite, check_free
 from jaxgmm.numerics import float_dtype, weighted_quantile
 from jaxgmm.structures import Structure, get_structure
 

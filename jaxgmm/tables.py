@@ -70,15 +70,13 @@ def _check_header(table: pl.DataFrame, file: Path) -> None:
     Of names that are given twice it says what they are now.
     """
     first = {name: re.sub(REPEATED, "", name) for name in table.columns}
-    with file.open(errors="replace") as lines:
-        header = lines.readline()
-    again = [name for name in table.columns if first[name] != name and name not in header]
-    if again and not all(map(_is_number, first.values())):
-        note(f"columns of a name that the header line gives twice are called {', '.join(again[:NAMED])}")
     shown = ", ".join(list(first.values())[:4])
     numbers = [_is_number(cell) for cell in first.values()]
     if any(numbers) and all(number or (cell and cell in MISSING) for number, cell in zip(numbers, first.values(), strict=True)):
         raise BadInput(f"{file} begins with numbers, {shown}. Add a header line with the columns' names.")
+    header = _first_line(file)
+    if again := [name for name, cell in first.items() if name != cell and name not in header]:
+        note(f"columns of a name that the header line gives twice are called {', '.join(again[:NAMED])}")
     over_numbers = {name: cell for name, cell in first.items() if _is_numeric(table, name)}
     alike = any(_is_among(cell, table[name]) for name, cell in over_numbers.items())
     if alike and all(_is_number(cell) for cell in over_numbers.values()):
@@ -92,10 +90,16 @@ def _parquet(file: Path, asked: list[str]) -> pl.DataFrame:
     return table.select(pl.col(name) if name in table.columns else pl.lit(None).alias(name) for name in schema)
 
 
+def _first_line(file: Path) -> str:
+    with file.open(errors="replace") as lines:
+        return lines.readline()
+
+
 def _dialect(file: Path) -> tuple[str, bool]:
     """What separates the names of the header line, and whether numbers are written with a decimal comma."""
+    separator = max(",;\t", key=re.sub(QUOTED, "", _first_line(file)).count)
     with file.open(errors="replace") as lines:
-        separator = max(",;\t", key=re.sub(QUOTED, "", lines.readline()).count)
+        lines.readline()
         decimal_comma = separator != "," and any(re.search(COMMA_NUMBER, line) for line in lines)
     return separator, decimal_comma
 

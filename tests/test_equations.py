@@ -173,12 +173,14 @@ def test_unequal_volumes_of_evv_count_as_their_mean(X):
     params, apart = random_mixture("EVV"), jnp.linspace(-1e-3, 1e-3, K)
     other = replace(params, cov=params.cov * jnp.exp(apart)[:, None, None])
     np.testing.assert_allclose(jaxgmm.log_likelihood(other, X), jaxgmm.log_likelihood(params, X), rtol=1e-13)
+    back = jaxgmm.from_free(jaxgmm.to_free(other))
+    np.testing.assert_allclose(jaxgmm.log_likelihood(back, X), jaxgmm.log_likelihood(params, X), rtol=1e-12)
     full = [replace(mixture, structure=STRUCTURES["full"]) for mixture in (params, other)]
     assert abs(jaxgmm.log_likelihood(full[0], X) - jaxgmm.log_likelihood(full[1], X)) > 1e-4
 
 
 @pytest.mark.parametrize("floor", [1e-6, 0.7])
-@pytest.mark.parametrize("name", ["full", "tied", "EEI", "EVI", "EEV", "EVV"])
+@pytest.mark.parametrize("name", ["full", "tied", "EEI", "EVI", "EEV", "EVV", "UCU-1"])
 def test_an_m_step_in_closed_form_has_a_reverse_mode(name, floor, X):
     """Where the floor binds as well: the larger does."""
     params, gamma, along = random_mixture(name), random_gamma(), np.cos(np.arange(X.size)).reshape(X.shape)

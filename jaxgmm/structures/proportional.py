@@ -128,8 +128,9 @@ class EVV(Full):
         root = each(log_cholesky, cov, unit)
         diagonal = jnp.diagonal(root, axis1=1, axis2=2)
         volume = jnp.mean(diagonal, axis=1, keepdims=True)
-        below = root[:, *np.tril_indices(len(unit), -1)]
-        return jnp.concatenate([jnp.mean(volume, axis=0), (diagonal - volume)[:, :-1].reshape(-1), below.reshape(-1)])
+        shared = jnp.mean(volume, axis=0, keepdims=True)
+        below = root[:, *np.tril_indices(len(unit), -1)] * jnp.exp(shared - volume)
+        return jnp.concatenate([shared[0], (diagonal - volume)[:, :-1].reshape(-1), below.reshape(-1)])
 
     def from_free(self, free: Array, unit: Float[Array, " D"], n_components: int) -> Array:
         n_features = len(unit)
