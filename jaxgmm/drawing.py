@@ -137,8 +137,9 @@ def extent(part: Gaussians, points: np.ndarray | None) -> tuple[np.ndarray, np.n
 
 
 def draw_histogram(ax: Axes, x: np.ndarray, part: Gaussians) -> None:
-    ax.hist(x, bins="auto" if len(x) < MOST_POINTS else 100, density=True, color="#D9D9D9")
-    grid = np.linspace(x.min(), x.max(), GRID)
+    (low,), (high,) = extent(part, x[:, None])
+    ax.hist(x, bins="auto" if len(x) < MOST_POINTS else 100, range=(low, high), density=True, color="#D9D9D9")
+    grid = np.linspace(low, high, GRID)
     density = part.density(grid[:, None])
     for k, curve in enumerate(density):
         colour, style = COLOURS[k % len(COLOURS)], STYLES[k // len(COLOURS) % len(STYLES)]

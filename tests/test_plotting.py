@@ -75,6 +75,20 @@ def test_a_histogram_carries_the_density_of_the_mixture():
     np.testing.assert_allclose(y, np.exp(jaxgmm.log_prob(marginal, x[:, None].astype(np.float32))), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("spread", [0.0, 1.0])
+def test_a_histogram_shows_the_whole_mixture_and_the_samples_even_of_a_constant(spread):
+    part = jaxgmm.GMMParams.from_moments([0.7, 0.3], [[7.0], [7.0]], [[[1e-6]], [[1e-6]]])
+    ax = plotting.plot_histogram(part, 7 + spread * np.linspace(-1, 1, 50)[:, None])
+    x, y = {line.get_label(): line for line in ax.lines}["mixture"].get_data()
+    left, right = ax.get_xlim()
+    bars = [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in ax.patches]
+    assert sum(width * height for _, width, height in bars) == pytest.approx(1)
+    assert all(left <= start and start + width <= right for start, width, _ in bars)
+    if not spread:
+        assert np.trapezoid(y, x) == pytest.approx(1, abs=0.01)
+        assert max(height for *_, height in bars) > 0.3 * y.max()
+
+
 def test_what_cannot_be_drawn_says_so():
     line = jaxgmm.GMMParams.from_moments([1.0], [[0.0]], [[[1.0]]])
     with pytest.raises(ValueError, match=r"features must be among 0 to 0, those of the mixture; got \[0, 1\]. Of one"):
