@@ -66,6 +66,7 @@ def _factors_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[A
     return (root, inverse), (contract("ij,jk->ik", root, half), -contract("ij,jk->ik", half, inverse))
 
 
+@jax.jit  # traced once, however often it is asked for
 def _by_columns(cov: Float[Array, "D D"]) -> tuple[Float[Array, "D D"], Float[Array, "D D"]]:
     """``factors``, one column of L and one row of its inverse a turn."""
     order = jnp.arange(cov.shape[-1], dtype=jnp.int32)
