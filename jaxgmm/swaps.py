@@ -201,7 +201,7 @@ def exchanged(params: GMMParams, dense: Float[Array, "K D D"], leaves: Bool[Arra
     """The mixture with new components in the place of those that leave: one for each component, or one for all."""
     share = jnp.where(leaves, new.weight, params.weights)
     weights = share / jnp.sum(share)
-    cov = params.structure.from_dense(weights, jnp.where(leaves[:, None, None], new.cov, dense))
+    cov = params.structure.from_dense(weights, jnp.where(leaves[:, None, None], new.cov, dense), Inner.FEW)
     return replace(params, weights=weights, means=jnp.where(leaves[:, None], new.mean, params.means), cov=cov)
 
 

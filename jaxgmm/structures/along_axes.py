@@ -114,9 +114,9 @@ class OwnAxes(AlongAxes):
         found = self.sharing.fitted(count, squares, self.sharing.lifted(table, least), least, present, inner)
         return self.better(count, scatter, previous, _root(axes, found), floor, inner)
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         values, axes = each(eigen, dense)
-        return self.estimate(weights, weights[:, None, None] * dense, _root(axes, jnp.log(values)))
+        return self.estimate(weights, weights[:, None, None] * dense, _root(axes, jnp.log(values)), None, inner)
 
 
 @dataclass(frozen=True)
@@ -188,11 +188,11 @@ class CommonAxes(AlongAxes):
         found = settle(sweep, start, lambda state: state.table, inner)
         return _root(found.axes[None], found.table)
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         scatter = weights[:, None, None] * dense
         values, axes = eigen(jnp.sum(scatter, axis=0) / jnp.sum(weights))
         table = jnp.broadcast_to(jnp.log(values)[None], scatter.shape[:2])
-        return self._turned(weights, scatter, axes, table, None, Inner.END)
+        return self._turned(weights, scatter, axes, table, None, inner)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class EII(Spherical):
     def least_weight(self, n_features: int) -> int:
         return 1
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         return jnp.full_like(weights, 1) * jnp.sum(weights * super().from_dense(weights, dense)) / jnp.sum(weights)
 
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
@@ -71,9 +71,9 @@ class AlongFeatures(Diag):
     def least_weight(self, n_features: int) -> int:
         return 1 if self.sharing == EQUAL else 2
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         variances = super().from_dense(weights, dense)
-        return self.estimate(weights, weights[:, None] * variances, variances)
+        return self.estimate(weights, weights[:, None] * variances, variances, None, inner)
 
     def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         least = log_floor(floor, jnp.eye(cov.shape[1], dtype=cov.dtype)[None], cov.shape)

@@ -15,7 +15,7 @@ from jaxgmm.numerics import contract, varying_with
 def squares_along(axes: Float[Array, "... D D"], scatter: Float[Array, "K D D"]) -> Float[Array, "K D"]:
     """d_kj^T W_k d_kj, for axes of each component or for axes that all share."""
     axes = jnp.broadcast_to(axes, scatter.shape)
-    return jnp.einsum("kij,kij->kj", axes, contract("kil,klj->kij", scatter, axes))
+    return jnp.sum(axes * contract("kil,klj->kij", scatter, axes), axis=1)
 
 
 def orthonormal(axes: Float[Array, "D D"]) -> Float[Array, "D D"]:

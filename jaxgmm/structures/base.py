@@ -99,8 +99,8 @@ class Structure(abc.ABC):
         """The diagonals of the covariances: the variance of each feature."""
 
     @abc.abstractmethod
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
-        """The member nearest to full matrices, as ``estimate`` would take it from their samples."""
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
+        """The member nearest to full matrices, as ``estimate`` would take it from their samples; ``inner`` is its."""
 
     def alike(self, weights: Float[Array, " K"], dense: Float[Array, "D D"]) -> Array:
         """``from_dense`` of one matrix for all components."""

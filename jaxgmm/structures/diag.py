@@ -35,7 +35,7 @@ class Diag(Diagonal):
     def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
         return cov[:, :, None] * jnp.eye(n_features, dtype=cov.dtype)[None]
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         return jnp.diagonal(dense, axis1=-2, axis2=-1)
 
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:

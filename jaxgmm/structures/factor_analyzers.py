@@ -194,7 +194,7 @@ class FactorAnalyzers(Structure):
         loadings, noise = _parts(cov)
         return jnp.sum(loadings * loadings, axis=-1) + noise
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         return self._nearest(weights, dense, Inner.END)
 
     def alike(self, weights: Float[Array, " K"], dense: Float[Array, "D D"]) -> Array:

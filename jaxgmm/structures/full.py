@@ -44,7 +44,7 @@ class Full(Dense):
     def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
         return cov
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         return dense
 
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:

@@ -56,8 +56,8 @@ class VEE(Full):
     def least_weight(self, n_features: int) -> int:
         return 2
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
-        return self.estimate(weights, weights[:, None, None] * dense, dense)
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
+        return self.estimate(weights, weights[:, None, None] * dense, dense, None, inner)
 
     def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         volume = each(inverse_root, cov)[1] / cov.shape[-1]
@@ -117,8 +117,8 @@ class EVV(Full):
         shared = jnp.mean(log_det)
         return Whitener(factor * jnp.exp((log_det - shared) / (2 * n_features))[:, None, None], jnp.full_like(log_det, shared))
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
-        return self.estimate(weights, weights[:, None, None] * dense, dense)
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
+        return self.estimate(weights, weights[:, None, None] * dense, dense, None, inner)
 
     def floored(self, cov: Array, floor: Float[Array, " D"] | None) -> Array:
         volume = _above(jnp.zeros_like(cov[:, 0, 0]), cov, floor)

@@ -39,7 +39,7 @@ class Spherical(Diagonal):
     def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
         return cov[:, None, None] * jnp.eye(n_features, dtype=cov.dtype)[None]
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         return jnp.trace(dense, axis1=-2, axis2=-1) / dense.shape[-1]
 
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:

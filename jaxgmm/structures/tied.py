@@ -37,7 +37,7 @@ class Tied(Dense):
     def dense(self, cov: Array, n_components: int, n_features: int) -> Float[Array, "K D D"]:
         return jnp.broadcast_to(cov, (n_components, n_features, n_features))
 
-    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"]) -> Array:
+    def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
         return contract("k,kij->ij", weights / jnp.sum(weights), dense)
 
     def whitener(self, cov: Array, n_components: int, n_features: int) -> Whitener:
