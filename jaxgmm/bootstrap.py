@@ -16,6 +16,7 @@ from jaxgmm.density import sample
 from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, admit
 from jaxgmm.loop import Status
 from jaxgmm.many import fit_many
+from jaxgmm.numerics import apart
 from jaxgmm.params import GMMParams
 from jaxgmm.result import FitResult
 from jaxgmm.selection import sweep
@@ -83,9 +84,10 @@ def bootstrap_lrt(
     """Test K against K + 1 components, for each K in turn until one is not rejected.
 
     The statistic 2 (L(K + 1) - L(K)) has no chi-squared distribution, as K components lie on the border of K + 1. So B data
-    sets of the size of X are drawn from the fit of K components, and both are fitted to each of them as they are to X, all side
-    by side. With b of the B statistics no smaller than that of X, p = (1 + b) / (1 + B). A statistic is zero where K + 1
-    components have no fit that is sound and likelier: two halves of a component are as likely as the whole. Runs on the host.
+    sets of the size of X are drawn from the fit of K components, and both are fitted to each of them, all side by side, from as
+    many restarts as to X (by ``fit_many``; those of X by ``sweep``, where they race). With b of the B statistics no smaller
+    than that of X, p = (1 + b) / (1 + B). A statistic is zero where K + 1 components have no fit that is sound and likelier:
+    two halves of a component are as likely as the whole. Runs on the host.
 
     Args:
       key: random key; see ``fit``.
@@ -134,7 +136,7 @@ def bootstrap_lrt(
     found = dict(zip(grid.n_components.tolist(), grid.results, strict=True))
     statistics, simulated, p_values = [], [], []
     for k in counts:
-        draw_key, fit_key = jax.random.split(jax.random.fold_in(key, k))
+        draw_key, fit_key = jax.random.split(apart(key, k))
         drawn = _drawn(draw_key, found[k].params, n_bootstrap, len(data.X))
         statistic = float(_statistic(found[k], found[k + 1]))
         others = _statistic(*(fit_many(fit_key, drawn, n, **options) for n in (k, k + 1)))

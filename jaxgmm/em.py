@@ -359,8 +359,10 @@ def expected_log_likelihood(params: GMMParams, X: ArrayLike, gamma: Array, *, sa
     params = cast(params, dtype)
     whitener = params.structure.whitener(params.cov, params.n_components, params.n_features)
     diff = deviations(params.means, jnp.asarray(X).astype(dtype).T)
-    log_joint = jnp.log(params.weights)[:, None] + log_gaussians(params.structure, whitener, diff)
-    log_joint = jnp.where(gamma.T > 0, log_joint, 0)  # a component without weight takes no part
+    holds = jnp.any(gamma.T > 0, axis=1)  # a component that holds nothing takes no part, in slopes neither
+    log_weights = jnp.log(jnp.where(holds, params.weights, 1))
+    log_joint = log_weights[:, None] + log_gaussians(params.structure, whitener, diff)
+    log_joint = jnp.where(gamma.T > 0, log_joint, 0)
     weight = jnp.ones(X.shape[0], dtype) if sample_weight is None else jnp.asarray(sample_weight).astype(dtype)
     return jnp.sum(weight[None] * gamma.T * log_joint)
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,9 +18,10 @@ from jaxgmm.implicit import Problem, parameters_adjoint, with_adjoint
 from jaxgmm.initial import METHODS
 from jaxgmm.lanes import Samples
 from jaxgmm.numerics import float_dtype
-from jaxgmm.params import GMMParams, cast, mixture_centre, moved
+from jaxgmm.params import GMMParams, less, mixture_centre, moved
 from jaxgmm.priors import Prior, cast_prior, default_prior
 from jaxgmm.result import FitResult
+from jaxgmm.rounding import about_mean
 from jaxgmm.rounds import Progress, Run, as_one, at_once, good_part, heard, rounds, together
 from jaxgmm.structures import Structure, get_structure
 
@@ -100,9 +98,11 @@ def fit_from(
     options = check_options(X, tol, max_iter, covariance_floor, accelerate, trace)
     floor, tol, max_iter, *static = options
     checks_params.check_prior_sees_all(prior, axis_name)
-    known = prior_of(prior, Data(jnp.asarray(X), _as_array(sample_weight)), None, params.n_components, params.structure)
-    problem = Problem(cast(params, float_dtype(X)), jnp.asarray(X), _as_array(sample_weight), floor, tol, max_iter, known)
-    return _fit_from(problem, *static, axis_name)
+    X, offset = about_mean(X, sample_weight)
+    data = Data(jnp.asarray(X), _as_array(sample_weight))
+    known = prior_of(prior, data, offset, params.n_components, params.structure)
+    problem = Problem(less(params, offset, float_dtype(X)), data.X, data.weight, floor, tol, max_iter, known)
+    return returned(_fit_from(problem, *static, axis_name), offset)
 
 
 def fit(
@@ -185,7 +185,7 @@ def fit(
     if params is not None:
         checks_params.check_start(params, n_components, n_features, structure)
         structure = params.structure
-        start = cast(params if offset is None else moved(params, jnp.asarray(-offset)), float_dtype(data.X))
+        start = less(params, offset, float_dtype(data.X))
     name, n_restarts = (init, n_restarts) if start is None else ("given", 1)
     options = check_options(data.X, tol, max_iter, covariance_floor, accelerate, trace)
     floor, tol, max_iter, accelerate, trace = options
@@ -245,27 +245,20 @@ def admit(X: Any, sample_weight: Any, vanishing: bool = False) -> tuple[Data, np
     """
     X = checks.check_samples(X)
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
-    offset = None
-    if not checks.is_traced(X):
-        dtype = float_dtype(X)
-        host = np.asarray(X)
-        known = not checks.is_traced(sample_weight)
-        weight = np.asarray(sample_weight) if known and sample_weight is not None else None
-        if known:
-            checks.check_values(host, weight, dtype, vanishing)
-        # Under weights that are traced a row that is not finite may be absent, or must show: it is left as it is.
-        if host.dtype == np.float64 and dtype == np.float32 and (known or np.isfinite(host).all()):
-            X, offset = centred(host, weight)
+    if not checks.is_traced(X, sample_weight):
+        weight = None if sample_weight is None else np.asarray(sample_weight)
+        checks.check_values(np.asarray(X), weight, float_dtype(X), vanishing)
+    X, offset = about_mean(X, sample_weight)
     return Data(jnp.asarray(X), _as_array(sample_weight)), offset
 
 
-def prior_of(prior: Any, data: Data, offset: ArrayLike | None, n_components: int, structure: Structure) -> Prior | None:
+def prior_of(prior: Any, data: Data, offset: np.ndarray | None, n_components: int, structure: Structure) -> Prior | None:
     """The prior that passed the door, of samples less ``offset``."""
     n_features, dtype = data.X.shape[1], float_dtype(data.X)
     prior = checks_params.check_prior(prior, n_features, by_name=True)
     if isinstance(prior, str):
         return default_prior(data.X, n_components, structure, sample_weight=data.weight)
-    return None if prior is None else cast_prior(prior, dtype, None if offset is None else jnp.asarray(offset).astype(dtype))
+    return None if prior is None else cast_prior(prior, dtype, offset)
 
 
 def of_lanes(prior: Prior | None, n_lanes: int) -> Prior | None:
@@ -275,9 +268,7 @@ def of_lanes(prior: Prior | None, n_lanes: int) -> Prior | None:
 
 def returned(result: FitResult, offset: np.ndarray | None) -> FitResult:
     """The result with its means in the caller's units."""
-    if offset is None:
-        return result
-    return result._replace(params=replace(result.params, means=result.params.means + offset[..., None, :].astype(np.float32)))
+    return result if offset is None else result._replace(params=moved(result.params, offset))
 
 
 def check_options(
@@ -308,38 +299,6 @@ def _number(value: Any, dtype: np.dtype) -> Array:
 
 def _as_array(value: Any) -> Array | None:
     return None if value is None else jnp.asarray(value)
-
-
-def centred(X: np.ndarray, weight: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """float64 samples (..., N, D) as float32 about their mean (..., D), and the mean; rows of weight zero become zero."""
-    present = np.ones(X.shape[:-1], bool) if weight is None else weight > 0
-    count = np.maximum(present.sum(axis=-1), 1)[..., None]
-    with np.errstate(over="ignore", invalid="ignore"):
-        X = X if weight is None else np.where(present[..., None], X, 0)
-        offset = X.sum(axis=-2) / count
-        away = X - offset[..., None, :]
-        away = away if weight is None else np.where(present[..., None], away, 0)
-        spread = np.sqrt((away**2).sum(axis=-2) / count)
-        step = np.spacing(np.abs(X).max(axis=-2).astype(np.float32))
-        away = away.astype(np.float32)
-        coarse = np.argwhere((spread > 0) & (step > 1e-3 * spread))
-    if coarse.size:
-        first = tuple(coarse[0])
-        warnings.warn(
-            f"X is float64, but JAX computes in float32, whose steps of {step[first]:.2g} in column {first[-1]} are more than "
-            f"a thousandth of its standard deviation {spread[first]:.2g}. The fit is centred and sound, but means and later "
-            'predictions lose digits. Subtract the mean, or set jax.config.update("jax_enable_x64", True).',
-            stacklevel=_frames_of_ours(),
-        )
-    return away, offset
-
-
-def _frames_of_ours() -> int:
-    """The ``stacklevel`` at which a warning of the function that asks points to the code of the user."""
-    frame, level = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals["__name__"].startswith("jaxgmm."):
-        frame, level = frame.f_back, level + 1
-    return level
 
 
 @partial(jax.jit, static_argnames=("accelerate", "trace", "axis_name"))

@@ -10,14 +10,14 @@ from jaxtyping import Bool
 
 from jaxgmm.batch import Data
 from jaxgmm.em import log_likelihood
-from jaxgmm.numerics import float_dtype
+from jaxgmm.numerics import apart, float_dtype
 from jaxgmm.params import GMMParams
 from jaxgmm.result import FitResult
 
 
 def divided(key: Array, weight: Array | None, n_samples: int, n_folds: int) -> Bool[np.ndarray, "F N"]:
     """Which samples each fold holds: each of positive weight is in one, and their numbers differ by one at most."""
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, n_folds), n_samples)) if n_folds else np.arange(0)
+    order = np.asarray(jax.random.permutation(apart(key, n_folds), n_samples)) if n_folds else np.arange(0)
     present = order if weight is None else order[np.asarray(weight)[order] > 0]
     held = np.zeros((n_folds, n_samples), bool)
     held[np.arange(len(present)) % max(n_folds, 1), present] = True

@@ -26,13 +26,14 @@ from jax.typing import ArrayLike
 
 from jaxgmm import checks, lanes, loop
 from jaxgmm.batch import Data
-from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, TOL, check_options, prior_of
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, TOL, check_options, prior_of, returned
 from jaxgmm.lanes import Samples
 from jaxgmm.loop import Objective, Status
 from jaxgmm.numerics import float_dtype
-from jaxgmm.params import GMMParams, cast, from_free, mixture_centre, to_free
+from jaxgmm.params import GMMParams, from_free, less, mixture_centre, to_free
 from jaxgmm.priors import Prior, pseudo_observations
 from jaxgmm.result import FitResult
+from jaxgmm.rounding import about_mean
 from jaxgmm.sums import Statistics
 
 if TYPE_CHECKING:
@@ -84,12 +85,14 @@ def fit_gradient(
       params: the start; its structure is that of the fit. It is no good place to start from if components are alike.
       X: (N, D) samples, in the units of ``params.means``. The dtype of X is that of the result.
       optimizer: a transformation of optax, such as ``optax.adam(1e-2)``; ``optax.lbfgs()`` without. A learning rate is a length
-        in standard deviations within components, and in logarithms of these and of weights.
+        in standard deviations within components, and in logarithms of these and of weights. Each one that is made compiles
+        anew: make it once (a rate that changes is for ``optax.inject_hyperparams``).
       sample_weight: (N,) weights: zero is absent, two is seen twice.
       batch_size: samples drawn anew, with replacement, for each step; all samples without.
       key: random key for drawing; only and always with ``batch_size``.
       tol: the fit counts as converged if at its end a step of EM gains no more than this many nats per unit of sample weight.
-        An optimiser with a line search stops when a step gains a hundredth of it or less; others take all ``max_iter`` steps.
+        An optimiser with a line search stops when a step gains a hundredth of it or less, in ``Status.STALLED`` if a step of EM
+        gains more; others take all ``max_iter`` steps.
       max_iter: steps of the optimiser. A line search may look at X more than once a step.
       covariance_floor: see ``fit_from``. What lies below counts as if it lay on it, so variances there have no slope.
       prior: see ``fit_from``; what is maximised is then the posterior.
@@ -124,9 +127,11 @@ def fit_gradient(
     key = None if key is None else checks.check_key(key)
     floor, tol, max_iter, _, trace = check_options(X, tol, max_iter, covariance_floor, None, trace)
     weight = None if sample_weight is None else jnp.asarray(sample_weight)
-    start, X = cast(params, float_dtype(X)), jnp.asarray(X)
-    known = prior_of(prior, Data(X, weight), None, params.n_components, params.structure)
-    return _fit_gradient(start, X, weight, key, floor, tol, max_iter, known, optimizer, batch_size, trace)
+    X, offset = about_mean(X, sample_weight)
+    start, X = less(params, offset, float_dtype(X)), jnp.asarray(X)
+    known = prior_of(prior, Data(X, weight), offset, params.n_components, params.structure)
+    end = _fit_gradient(start, X, weight, key, floor, tol, max_iter, known, optimizer, batch_size, trace)
+    return returned(end, offset)
 
 
 @partial(jax.jit, static_argnames=("optimizer", "batch_size", "trace"))
@@ -204,14 +209,14 @@ def _fit_gradient(
     ended = loop.run(problem, begun, max_iter, EARLIER * tol if searches else jnp.zeros_like(tol))
 
     # The end as EM sees it, and what EM would still gain.
-    found = mixture(ended.state.free)
-    sound = loop.all_finite(found)
-    found = jax.tree.map(lambda new, old: jnp.where(sound, new, old), found, start.carry.state)
+    sound = loop.all_finite(last := mixture(ended.state.free))
+    found = jax.tree.map(lambda new, old: jnp.where(sound, new, old), last, start.carry.state)
     of_samples = lanes.problem(setting, samples, None)
     sums = of_samples.expect(found)
     new, old = (of_samples.objective(s) for s in (of_samples.expect(of_samples.maximise(found, sums)), sums))
     gain = ((new.value - old.value) + (new.lost - old.lost)) / old.weight
-    status = jnp.where(gain <= jnp.maximum(tol, new.noise), Status.CONVERGED, Status.ITERATION_LIMIT)
+    ends = [gain <= jnp.maximum(tol, new.noise), ended.n_iter < max_iter]
+    status = jnp.select(ends, [Status.CONVERGED, Status.STALLED], Status.ITERATION_LIMIT)
     status = jnp.where(sound & jnp.isfinite(gain) & (ended.status != Status.NONFINITE), status, Status.NONFINITE)
     carry = start.carry._replace(
         state=found, sums=sums, n_iter=ended.n_iter, status=status.astype(jnp.int32), trace=first.log_likelihood + ended.trace

@@ -19,7 +19,8 @@ from jaxgmm.contract import moments
 from jaxgmm.em import maximise
 from jaxgmm.hierarchy import ward
 from jaxgmm.numerics import evenly, float_dtype, place, samples_per_weight, varying_with
-from jaxgmm.params import GMMParams, lens_of
+from jaxgmm.params import GMMParams, lens_of, moved
+from jaxgmm.rounding import about_mean
 from jaxgmm.structures import Structure, get_structure
 from jaxgmm.structures.base import Expandable
 
@@ -88,13 +89,15 @@ def initialise(
     sample_weight = checks.check_sample_weight(sample_weight, X.shape[0])
     n_components = checks.check_n_components(n_components, checks.n_present(sample_weight, X.shape[0]))
     structure = get_structure(covariance_type, X.shape[1])
+    seen, offset = about_mean(X, sample_weight)
     given: Any = None
     if not isinstance(method, str):
         name, given = "given", checks.check_init("method", method, X.shape[0], n_components)
     elif (name := checks.check_choice("method", method, METHODS)) in CLUSTERINGS:
         least = structure.least_weight(X.shape[1])
-        given = first_clusters(key, X, sample_weight, n_components, least, n_components, CLUSTERINGS[name])
-    return first_mixture(key, X, sample_weight, given, n_components, name, n_components, structure)
+        given = first_clusters(key, seen, sample_weight, n_components, least, n_components, CLUSTERINGS[name])
+    start = first_mixture(key, seen, sample_weight, given, n_components, name, n_components, structure)
+    return start if offset is None else moved(start, offset)
 
 
 @partial(jax.jit, static_argnames=("n_components", "search"))

@@ -30,6 +30,7 @@ class Status(enum.IntEnum):
       DEGENERATE: 4, a component sits on fewer samples than its covariance needs, or is far narrower than the others.
       INTERRUPTED: 5, Ctrl-C.
       OVERTAKEN: 6, of a restart in ``sweep``: another was ahead, and this one gained too little.
+      STALLED: 7, of ``fit_gradient``: the optimiser found nothing better, but EM would.
 
     >>> import jaxgmm
     >>> jaxgmm.Status(1).name
@@ -43,6 +44,7 @@ class Status(enum.IntEnum):
     DEGENERATE = 4
     INTERRUPTED = 5
     OVERTAKEN = 6
+    STALLED = 7
 
 
 OUT_OF_PASSES = "not converged after {n_iter} iterations. Raise max_iter, or raise tol."
@@ -61,6 +63,8 @@ ADVICE = {
     "Go on with fit(..., params=result.params).",
     Status.OVERTAKEN: "left after {n_iter} iterations: another restart was ahead, and this one gained too little to catch up. "
     "Go on with fit(..., params=result.params).",
+    Status.STALLED: "the optimiser found nothing better after {n_iter} steps, but EM would: rounding hides what is left "
+    "to gain. Go on with fit_from(result.params, X), or use float64.",
 }
 
 

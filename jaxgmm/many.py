@@ -15,12 +15,13 @@ from jax.typing import ArrayLike
 
 from jaxgmm import batch, checks, checks_params
 from jaxgmm.batch import Data, Plan
-from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, centred, check_options, prior_of, returned
+from jaxgmm.fitting import COVARIANCE_FLOOR, MAX_ITER, N_RESTARTS, TOL, check_options, prior_of, returned
 from jaxgmm.initial import METHODS
 from jaxgmm.loop import Status
 from jaxgmm.numerics import float_dtype
-from jaxgmm.priors import Prior
+from jaxgmm.priors import Prior, cast_prior
 from jaxgmm.result import FitResult
+from jaxgmm.rounding import centred
 from jaxgmm.rounds import Progress, Run, at_once, counted, heard, rounds, together
 from jaxgmm.structures import Structure, get_structure
 
@@ -147,11 +148,16 @@ def fit_many(
 
 def _priors(prior: Prior | str, data: Data, chunk: Chunk, n_components: int, structure: Structure) -> Prior:
     """That of each lane."""
+    if isinstance(prior, str):
 
-    def of_set(X: Array, weight: Array | None, offset: Array | None) -> Prior | None:
-        return prior_of(prior, Data(X, weight), offset, n_components, structure)
+        def of_set(X: Array, weight: Array | None) -> Prior | None:
+            return prior_of(prior, Data(X, weight), None, n_components, structure)
 
-    each = jax.vmap(of_set)(data.X, data.weight, None if chunk.offset is None else jnp.asarray(chunk.offset))
+        each = jax.vmap(of_set)(data.X, data.weight)
+    else:
+        offsets = np.zeros((len(data.X), 1)) if chunk.offset is None else chunk.offset
+        one = cast_prior(prior, float_dtype(data.X), offsets)
+        each = jax.tree.map(lambda leaf, each: jnp.broadcast_to(leaf, (len(offsets), *jnp.shape(each))), one, prior)
     return jax.tree.map(lambda leaf: leaf[data.owner], each)
 
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
@@ -18,6 +19,9 @@ T = TypeVar("T")
 contract = partial(jnp.einsum, precision=lax.Precision.HIGHEST)
 """einsum in the full precision of its operands: a GPU or TPU would otherwise round them to 10 or 8 bits."""
 
+NO_RESTART = 1 << 31
+"""Numbers from here on, folded into a key, are no restart's: ``split(key, n)[i]`` may be ``fold_in(key, i)``."""
+
 
 def float_dtype(array: Any) -> jnp.dtype:
     """The dtype to compute in: that of the array, float32 for halves, the default float for integers."""
@@ -25,6 +29,11 @@ def float_dtype(array: Any) -> jnp.dtype:
     if not jnp.issubdtype(dtype, jnp.floating):
         return jnp.zeros(()).dtype
     return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+def apart(key: Array, index: int) -> Array:
+    """A key for what is no restart of ``key``."""
+    return jax.random.fold_in(key, np.uint32(NO_RESTART + index))
 
 
 def samples_per_weight(weight: Float[Array, " N"], axis_name: str | None = None) -> Float[Array, ""]:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from jaxgmm.checks import check_array, check_params, is_traced
 from jaxgmm.checks_params import check_centre, check_definite, check_free
 from jaxgmm.numerics import float_dtype, weighted_quantile
+from jaxgmm.rounding import difference
 from jaxgmm.structures import Structure, get_structure
 
 
@@ -119,9 +120,14 @@ def cast(params: GMMParams, dtype: jnp.dtype) -> GMMParams:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), params)
 
 
-def moved(params: GMMParams, offset: Float[Array, " D"]) -> GMMParams:
-    """The mixture of ``x + offset``."""
-    return replace(params, means=params.means + offset[None])
+def moved(params: GMMParams, offset: ArrayLike) -> GMMParams:
+    """The mixture of ``x + offset``, or each of several of ``x`` plus its own, in the dtype of the means."""
+    return replace(params, means=params.means + jnp.asarray(offset).astype(params.means.dtype)[..., None, :])
+
+
+def less(params: GMMParams, offset: np.ndarray | None, dtype: jnp.dtype) -> GMMParams:
+    """The mixture of ``x - offset`` in another dtype, to which means are rounded once they are small."""
+    return cast(params if offset is None else replace(params, means=difference(params.means, offset, dtype)), dtype)
 
 
 def lens_of(params: GMMParams) -> Array | None:

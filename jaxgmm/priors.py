@@ -20,6 +20,7 @@ from jaxgmm import checks, checks_params
 from jaxgmm.contract import mean_and_scatter
 from jaxgmm.numerics import contract, float_dtype, samples_per_weight
 from jaxgmm.params import GMMParams
+from jaxgmm.rounding import difference
 from jaxgmm.structures import Structure, get_structure
 from jaxgmm.sums import Statistics
 
@@ -139,12 +140,10 @@ def default_prior(
 
 
 def cast_prior(prior: Prior, dtype: jnp.dtype, offset: Any = None) -> Prior:
-    """The same prior in another dtype, of samples less ``offset``."""
-    if offset is not None and not checks.is_traced(prior.mean, offset):  # before it is rounded
-        away: Any = np.asarray(prior.mean, np.float64) - np.asarray(offset, np.float64)
-        prior, offset = replace(prior, mean=away), None
-    prior = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), prior)
-    return prior if offset is None else replace(prior, mean=prior.mean - offset.astype(dtype))
+    """The same prior in another dtype, of samples less ``offset``, or less each of several."""
+    if offset is not None:
+        prior = replace(prior, mean=difference(prior.mean, offset, dtype))
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), prior)
 
 
 def pseudo_observations(prior: Prior, params: GMMParams, used: Float[Array, " K"] | None = None) -> Statistics:

@@ -121,7 +121,8 @@ class FittedMixture(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMi
         """ln p(x_n) of each sample, eq. (1); see ``jaxgmm.log_prob``.
 
         Of ``BayesianGaussianMixture`` it is ln sum_k exp E ln(pi_k N(x_n | mu_k, Sigma_k)) under the posterior, as in
-        scikit-learn: no density, as it integrates to less than one. ``jaxgmm.log_prob(estimator.params_, X)`` is one.
+        scikit-learn (of "tied" but for a constant): no density, as it integrates to less than one.
+        ``jaxgmm.log_prob(estimator.params_, X)`` is one.
 
         Args:
           X: (N, D) samples, in the units of ``means_``.

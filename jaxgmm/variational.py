@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 from jaxtyping import Float
@@ -29,6 +30,7 @@ from jaxgmm.loop import Objective, Status
 from jaxgmm.numerics import float_dtype, samples_per_weight, two_sum
 from jaxgmm.params import GMMParams, best_centre, digits_needed, mixture_centre, moved
 from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, carried, divergence, responsible, stored, volume
+from jaxgmm.rounding import difference
 from jaxgmm.structures import CLASSICS, Structure, get_structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics, sum_over
@@ -109,9 +111,7 @@ def fit_variational(
     else:
         given, init, n_restarts = jnp.asarray(checks.check_init("init", init, n_samples, n_components)), "given", 1
     dtype = float_dtype(data.X)
-    prior = _hyperparameters(prior, n_features, structure, dtype)
-    if offset is not None and prior.mean is not None:
-        prior = replace(prior, mean=prior.mean - jnp.asarray(offset, dtype))
+    prior = _hyperparameters(prior, n_features, structure, dtype, offset)
     _, tol, max_iter, _, trace = check_options(data.X, tol, max_iter, None, None, trace)
     keys = jax.random.split(key, n_restarts)
     if given is None and init in CLUSTERINGS:
@@ -339,11 +339,15 @@ def _structure(covariance_type: str | Structure) -> Structure:
     return structure
 
 
-def _hyperparameters(prior: Any, n_features: int, structure: Structure, dtype: Any) -> Hyperparameters:
-    """Those that were given, checked, as arrays."""
+def _hyperparameters(
+    prior: Any, n_features: int, structure: Structure, dtype: Any, offset: np.ndarray | None = None
+) -> Hyperparameters:
+    """Those that were given, checked, as arrays, of samples less ``offset``."""
     if prior is None:
         return Hyperparameters()
     least = float(structure.lacking(n_features).max())
     shape = structure.shape(1, n_features)
     found = checks_params.check_hyperparameters(prior, n_features, least, shape[1:] if structure.by_component else shape)
+    if offset is not None and found["mean"] is not None:
+        found["mean"] = difference(found["mean"], offset, dtype)
     return Hyperparameters(**{name: None if v is None else jnp.asarray(v).astype(dtype) for name, v in found.items()})

@@ -243,3 +243,22 @@ def test_free_parameters_are_the_rank_of_the_family(names):
         jacobian = jax.jacobian(moments)((params.weights, params.means, params.structure.to_free(params.cov, unit)))
         flat = np.concatenate([np.asarray(j).reshape(j.shape[0], -1) for j in jacobian], axis=1)
         assert np.linalg.matrix_rank(flat) == jaxgmm.n_free_parameters(params)
+
+
+def test_q_has_slopes_where_a_component_holds_nothing(x64):
+    params, X = random_mixture("full"), random_samples()
+    empty = replace(params, weights=params.weights.at[0].set(0), means=params.means.at[0].set(9))
+    gamma = jnp.asarray(random_gamma()).at[:, 0].set(0)
+    slope = jax.grad(em.expected_log_likelihood)(empty, X, gamma)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slope))
+    assert slope.weights[0] == 0
+
+
+@pytest.mark.parametrize("name", [*jaxgmm.structures.STRUCTURES, "UUU-1"])
+def test_every_multiplication_keeps_the_precision_of_its_operands(name):
+    """A GPU or a TPU would round them to 10 or 8 bits; of so many samples a program holds all forms of a pass."""
+    fit = jax.jit(lambda params, X: jaxgmm.fit_from(params, X, accelerate="squarem", prior="default"))
+    lines = fit.lower(random_mixture(name), random_samples(n=3000)).as_text().splitlines()
+    products = [line for line in lines if "dot_general" in line]
+    assert products
+    assert [line for line in products if "HIGHEST" not in line] == []

@@ -219,6 +219,31 @@ def test_float64_input_without_x64_is_centred_first():
     np.testing.assert_allclose(far.log_likelihood, fit.log_likelihood, rtol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:X is float64, but JAX computes in float32")
+def test_float64_samples_priors_and_starts_are_moved_before_they_are_rounded():
+    """By 1.2e8, where float32 has steps of eight: every fit is that without the offset."""
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(24, 1)), rng.normal(size=(24, 1)) + 6])
+    off = {"covariance_type": "VII", "n_restarts": 1, "init": "random_from_data"}
+
+    def ends(offset):
+        prior = replace(jaxgmm.default_prior(X, 2, "VII", shrinkage=5.0), mean=np.array([2.5 + offset]))
+        start = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [5.0]], [[[1.0]], [[2.0]]], "VII")
+        start, moved = replace(start, means=np.array([[0.0], [5.0]]) + offset), X + offset
+        hyper = jaxgmm.Hyperparameters(mean=np.array([2.5 + offset]), shrinkage=5.0)
+        yield jaxgmm.fit(KEY, moved, 2, prior=prior, **off).log_posterior
+        yield jaxgmm.fit(KEY, moved, 2, params=start, covariance_type="VII", max_iter=0).log_likelihood
+        yield jaxgmm.fit_from(start, moved, prior=prior, max_iter=3).log_posterior
+        yield jaxgmm.fit_gradient(start, moved, prior=prior, max_iter=3).log_posterior
+        yield jaxgmm.sweep(KEY, moved, [2], prior=prior, **off).results[0].log_posterior
+        yield jaxgmm.fit_many(KEY, [moved], 2, prior=prior, **off).log_posterior[0]
+        yield jaxgmm.fit_variational(KEY, moved, 2, covariance_type="spherical", prior=hyper, n_restarts=1).bound
+        yield jaxgmm.initialise(KEY, moved, 2, covariance_type="VII", method="random").cov[0]
+
+    for there, here in zip(ends(123456788.37), ends(0.0), strict=True):
+        np.testing.assert_allclose(there, here, rtol=2e-5)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:X is float64, but JAX computes in float32")
 def test_float64_input_is_centred_under_weights_that_are_traced():

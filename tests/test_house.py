@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "jaxgmm"
 
 FLOORS = {
     0: ["numerics", "blocks", "checks", "checks_params", "loop"],
-    1: ["accelerate", "conjugate", "structures"],
+    1: ["accelerate", "conjugate", "rounding", "structures"],
     2: ["params", "sums", "contract", "priors", "result"],
     3: ["em"],
     4: [
