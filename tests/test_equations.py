@@ -254,6 +254,25 @@ def test_q_has_slopes_where_a_component_holds_nothing(x64):
     assert slope.weights[0] == 0
 
 
+def test_evv_inside_a_bound_has_slopes_at_round_components_and_keeps_the_shape_of_absent_ones():
+    """Among equal eigenvalues vectors turn by any angle; the covariance does not."""
+    count, floor = jnp.array([10.0, 10.0, 0.0]), jnp.array([0.05, 0.05])
+    scatter = jnp.array([[[30.0, 0], [0, 30]], [[200, 0], [0, 0.02]], [[1, 0.5], [0.5, 2]]])
+    before = jnp.array([[[2.0, 0], [0, 2]], [[1, 0], [0, 1]], [[3, 1], [1, 1]]])
+    way = jnp.array([[[0.0, 1], [1, 0]], [[0.1, 0.03], [0.03, 0.02]], [[0, 0], [0, 0]]])
+
+    @jax.jit
+    def bounded(scatter):
+        return STRUCTURES["EVV"].estimate(count, scatter, before, floor)
+
+    found, slope = jax.jvp(bounded, (scatter,), (way,))
+    np.testing.assert_allclose(found[1, 1, 1], floor[1])  # the bound binds
+    differences = (bounded(scatter + 1e-5 * way) - bounded(scatter - 1e-5 * way)) / 2e-5
+    np.testing.assert_allclose(slope, differences, atol=1e-8)
+    np.testing.assert_allclose(found[2] / found[2, 1, 1], before[2] / before[2, 1, 1])
+    np.testing.assert_allclose(np.linalg.det(found), np.linalg.det(found)[0])
+
+
 @pytest.mark.parametrize("name", [*jaxgmm.structures.STRUCTURES, "UUU-1"])
 def test_every_multiplication_keeps_the_precision_of_its_operands(name):
     """A GPU or a TPU would round them to 10 or 8 bits; of so many samples a program holds all forms of a pass."""

@@ -139,19 +139,19 @@ def clip(cov: Float[Array, "D D"], floor: Float[Array, " D"]) -> Float[Array, "D
     """``cov`` with its eigenvalues, in units of the bound, raised to one."""
     unit = jnp.sqrt(_bound(cov, floor))
     scale = unit[:, None] * unit[None, :]
-    return scale * _raise_eigenvalues(cov / scale)
+    return scale * raise_eigenvalues(cov / scale)
 
 
 @jax.custom_jvp
-def _raise_eigenvalues(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
+def raise_eigenvalues(matrix: Float[Array, "D D"]) -> Float[Array, "D D"]:
     """The symmetric matrix with eigenvalues below one raised to one."""
     values, vectors = eigen(matrix)
     half = vectors * jnp.sqrt(jnp.maximum(values, 1))[None, :]
     return contract("ij,kj->ik", half, half)
 
 
-@_raise_eigenvalues.defjvp
-def _raise_eigenvalues_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+@raise_eigenvalues.defjvp
+def _raised_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """By divided differences of max(., 1) (Daleckii and Krein 1965): equal eigenvalues, where vectors turn, do no harm."""
     values, vectors = eigen(primals[0])
     raised = jnp.maximum(values, 1)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from jaxgmm.numerics import apply_if, contract, is_present
 from jaxgmm.structures.base import Inner, Whitener, each
 from jaxgmm.structures.full import Full
-from jaxgmm.structures.matrices import eigen, exp_cholesky, inverse_root, is_indefinite, log_cholesky
+from jaxgmm.structures.matrices import eigen, exp_cholesky, inverse_root, is_indefinite, log_cholesky, raise_eigenvalues
 from jaxgmm.structures.volumes import SHAPES, settle
 
 
@@ -99,10 +99,12 @@ class EVV(Full):
             # In units of the floor the bound is one in every direction: the axes stay, and the table is known.
             unit = jnp.sqrt(floor)
             scale = (unit[:, None] * unit[None, :])[None]
-            values, axes = each(eigen, scatter / scale)
+            values, _ = each(eigen, scatter / scale)
             floors = jnp.zeros_like(values)
             found = SHAPES.step(count, values, floors, floors, present)  # closed but for the volume: one step is the likeliest
-            return scale * contract("kij,kj,klj->kil", axes, jnp.exp(found), axes)
+            fall = jnp.log(values) - found  # the same in all directions that are not on the floor
+            level = jnp.where(present, jnp.max(fall, axis=1), jnp.mean(fall, axis=1))
+            return scale * each(raise_eigenvalues, jnp.exp(-level)[:, None, None] * scatter / scale)
 
         outside = each(lambda one: is_indefinite(one - jnp.diag(floor)), free)
         binds = jnp.any(present & outside) & jnp.all(jnp.isfinite(scatter))
