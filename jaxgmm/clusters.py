@@ -13,7 +13,7 @@ from jaxtyping import Float, Integer, Shaped
 
 from jaxgmm import blocks, loop
 from jaxgmm.contract import mean_and_scatter
-from jaxgmm.numerics import apply_if, contract, divide_or_keep, evenly, place, varying_with
+from jaxgmm.numerics import apply_if, contract, divide_or_keep, evenly, place, typical_where_constant, varying_with
 from jaxgmm.structures.matrices import inverse_root
 
 LEAST_RIDGE = 1e-6
@@ -80,15 +80,11 @@ def whole(X: Shaped[Array, "N D"], weight: Float[Array, " N"]) -> tuple[Float[Ar
 
     mean, scatter, weight_of_all = mean_and_scatter(X, weight)
     cov = scatter / jnp.maximum(weight_of_all, jnp.finfo(weight.dtype).tiny)
-    variance = jnp.diagonal(cov)
-    varies = variance > 0
-    typical = jnp.sum(variance) / jnp.maximum(jnp.sum(varies), 1).astype(variance.dtype)
-    scale = jnp.where(varies, variance, jnp.where(typical > 0, typical, 1))  # a constant feature takes the mean scale
     # Between two clusters whitening leaves a distance of at most 2, which drowns in the noise of many features or of few
     # samples; there the ridge turns whitening into a scaling of each feature (DECISIONS.md has the figures).
     n_features = X.shape[1]
     ridge = LEAST_RIDGE + (n_features / 100) ** 2 + (n_features / jnp.maximum(weight_of_all, n_features)) ** 2
-    return mean, cov + ridge * jnp.diag(scale)
+    return mean, cov + ridge * jnp.diag(typical_where_constant(jnp.diagonal(cov)))
 
 
 def draw(uniform: Float[Array, ""], mass: Float[Array, " N"], fallback: Float[Array, " N"]) -> Integer[Array, ""]:

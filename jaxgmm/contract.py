@@ -188,8 +188,7 @@ def expect(
 
 def _nothing(structure: Expandable, means: Float[Array, "K D"]) -> Statistics:
     """The sums over no samples."""
-    no_gamma, no_diff = (jax.ShapeDtypeStruct(shape, means.dtype) for shape in ((means.shape[0], 0), (*means.shape, 0)))
-    second = jax.eval_shape(structure.second_moment, None, no_gamma, no_diff)
+    second = structure.like_moments(means)
     zero, count = jnp.zeros((), means.dtype), jnp.zeros_like(means[:, 0])
     return Statistics(zero, count, jnp.zeros_like(means), jnp.zeros(second.shape, second.dtype), zero, zero)
 

@@ -26,7 +26,15 @@ from jaxtyping import Float, Shaped
 from jaxgmm import blocks, checks, checks_params, contract
 from jaxgmm.contract import deviations, log_gaussians, moments
 from jaxgmm.numerics import contract as multiply
-from jaxgmm.numerics import divide_or_keep, float_dtype, largest_of, sum_compensated, weighted, weighted_quantile
+from jaxgmm.numerics import (
+    divide_or_keep,
+    float_dtype,
+    largest_of,
+    sum_compensated,
+    typical_where_constant,
+    weighted,
+    weighted_quantile,
+)
 from jaxgmm.params import GMMParams, cast, lens_of, mixture_centre, moved
 from jaxgmm.priors import Prior, cast_prior, counts, pseudo_observations
 from jaxgmm.structures.base import Inner
@@ -344,9 +352,7 @@ def absolute_floor(params: GMMParams, stats: Statistics, covariance_floor: Array
     scale = weighted_quantile(variance, jnp.where(varies, weight[:, None], 0), 0.25)
     # Every component on a single value: the spread between them.
     scale = jnp.where(jnp.any(varies & (weight > 0)[:, None], axis=0), scale, between)
-    known = scale > 0
-    typical = jnp.sum(scale) / jnp.maximum(jnp.sum(known), 1).astype(scale.dtype)
-    return floor * jnp.where(known, scale, jnp.where(typical > 0, typical, 1))
+    return floor * typical_where_constant(scale)
 
 
 def expected_log_likelihood(params: GMMParams, X: ArrayLike, gamma: Array, *, sample_weight: ArrayLike | None = None) -> Array:

@@ -214,7 +214,7 @@ def _fit_gradient(
     of_samples = lanes.problem(setting, samples, None)
     sums = of_samples.expect(found)
     new, old = (of_samples.objective(s) for s in (of_samples.expect(of_samples.maximise(found, sums)), sums))
-    gain = ((new.value - old.value) + (new.lost - old.lost)) / old.weight
+    gain = new.above(old.value, old.lost) / old.weight
     ends = [gain <= jnp.maximum(tol, new.noise), ended.n_iter < max_iter]
     status = jnp.select(ends, [Status.CONVERGED, Status.STALLED], Status.ITERATION_LIMIT)
     status = jnp.where(sound & jnp.isfinite(gain) & (ended.status != Status.NONFINITE), status, Status.NONFINITE)

@@ -82,6 +82,10 @@ class Objective(NamedTuple):
     resolution: Array  # (), per unit weight: a fall of less may be rounding
     noise: Array  # (), per unit weight: typical rounding error of a gain
 
+    def above(self, value: Array, lost: Array) -> Array:
+        """How much higher than another, to which rounding did what it lost."""
+        return (self.value - value) + (self.lost - lost)
+
 
 PATIENCE = 200
 """Most passes without a new best, however small the tolerance is beside the noise of a gain."""
@@ -194,10 +198,10 @@ def run(problem: Problem, carry: Carry, passes: Array | int, tol: Array | float)
         proposal = problem.accelerator.propose(carry.memory, carry.state, step)
         sums = problem.expect(proposal.state)
         old, new = problem.objective(carry.sums), problem.objective(sums)
-        gain = ((new.value - old.value) + (new.lost - old.lost)) / new.weight
+        gain = new.above(old.value, old.lost) / new.weight
         finite = jnp.isfinite(new.value) & all_finite(proposal.state)
         n_iter = carry.n_iter + 1
-        above_best = (new.value - carry.best[0]) + (new.lost - carry.best[1])
+        above_best = new.above(*carry.best)
         best = jax.tree.map(lambda a, b: jnp.where(above_best > 0, a, b), (new.value, new.lost), carry.best)
         best_at = jnp.where(above_best > 0, n_iter, carry.best_at)
 

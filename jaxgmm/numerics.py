@@ -196,6 +196,13 @@ def divide_or_keep(
     return jnp.where(jnp.expand_dims(present, trailing), sums / divisor, previous)
 
 
+def typical_where_constant(variance: Float[Array, " D"]) -> Float[Array, " D"]:
+    """Variances of features, for those that are constant the mean of the others, or one."""
+    varies = variance > 0
+    typical = jnp.sum(variance) / jnp.maximum(jnp.sum(varies), 1).astype(variance.dtype)
+    return jnp.where(varies, variance, jnp.where(typical > 0, typical, 1))
+
+
 def weighted_quantile(values: Float[Array, "K D"], weight: Float[Array, "K D"], share: float) -> Float[Array, " D"]:
     """The smallest value of each column at which ``share`` of the column's weight is reached."""
     order = jnp.argsort(values, axis=0)

@@ -206,10 +206,7 @@ def from_prior(posterior: Posterior, whitener: Whitener) -> tuple[Float[Array, "
     """sum_k tr(V_0 E Lambda_k), of a shared Lambda once, and sum_k kappa_0 (m_k - m_0)^T E Lambda_k (m_k - m_0)."""
     prior, structure = posterior.prior, posterior.structure
     white = structure.whiten(whitener.factor, (posterior.means - prior.mean[None])[:, :, None])
-    shapes = (posterior.n_components, 0), (*posterior.means.shape, 0)
-    no_gamma, no_diff = (jax.ShapeDtypeStruct(shape, posterior.cov.dtype) for shape in shapes)
-    like_moments = jax.eval_shape(structure.second_moment, None, no_gamma, no_diff).shape
-    scatter = jnp.broadcast_to(prior.scale, like_moments)
+    scatter = jnp.broadcast_to(prior.scale, structure.like_moments(posterior.means).shape)
     return structure.quadratic(whitener.factor, scatter), prior.shrinkage * jnp.sum(white * white)
 
 

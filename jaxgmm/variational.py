@@ -27,7 +27,7 @@ from jaxgmm.fitting import MAX_ITER, N_RESTARTS, TOL, admit, check_options
 from jaxgmm.initial import CLUSTERINGS, METHODS, first_clusters, first_mixture
 from jaxgmm.lanes import Samples
 from jaxgmm.loop import Objective, Status
-from jaxgmm.numerics import float_dtype, samples_per_weight, two_sum
+from jaxgmm.numerics import float_dtype, samples_per_weight, two_sum, typical_where_constant
 from jaxgmm.params import GMMParams, best_centre, digits_needed, mixture_centre, moved
 from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, carried, divergence, responsible, stored, volume
 from jaxgmm.rounding import difference
@@ -314,10 +314,7 @@ def counted(
     if structure.by_component:
         total = jnp.sum(total, axis=0, keepdims=True)
     n = jnp.maximum(sums.weight * per_weight, 2)
-    variance = structure.feature_variance(None, sums.weight[None], total)[0][0]
-    varies = variance > 0
-    typical = jnp.sum(variance) / jnp.maximum(jnp.sum(varies), 1).astype(n.dtype)
-    variance = jnp.where(varies, variance, jnp.where(typical > 0, typical, 1))
+    variance = typical_where_constant(structure.feature_variance(None, sums.weight[None], total)[0][0])
     apart = jnp.diag(jnp.sqrt(SCALE_RIDGE * variance))[None]  # as many samples as features, one along each
     total = total / sums.weight * (n / (n - 1)) + structure.second_moment(None, jnp.ones_like(apart[:, 0]), apart)
     scale = stored(structure, total)

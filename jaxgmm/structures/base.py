@@ -136,6 +136,11 @@ class Structure(abc.ABC):
     def second_moment(self, lens: Array | None, gamma: Float[Array, "K B"], diff: Float[Array, "K D B"]) -> Array:
         """Sum over the block of gamma diff diff^T, as much of it as the family needs."""
 
+    def like_moments(self, means: Float[Array, "K D"]) -> jax.ShapeDtypeStruct:
+        """Shape and dtype of second moments about these means."""
+        no_gamma, no_diff = (jax.ShapeDtypeStruct((*shape, 0), means.dtype) for shape in (means.shape[:1], means.shape))
+        return jax.eval_shape(self.second_moment, None, no_gamma, no_diff)
+
     @abc.abstractmethod
     def recentre(self, lens: Array | None, count: Array, shift: Float[Array, "K D"], second: Array) -> Array:
         """Second moments about the old means moved to the new means: the scatter."""
