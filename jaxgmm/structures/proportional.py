@@ -5,6 +5,7 @@ Source: Celeux and Govaert (1995), "Gaussian parsimonious clustering models", Pa
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -17,7 +18,7 @@ from jaxgmm.numerics import apply_if, contract, is_present
 from jaxgmm.structures.base import Inner, Whitener, each
 from jaxgmm.structures.full import Full
 from jaxgmm.structures.matrices import eigen, exp_cholesky, inverse_root, is_indefinite, log_cholesky, raise_eigenvalues
-from jaxgmm.structures.volumes import SHAPES, settle
+from jaxgmm.structures.volumes import NOTHING, SHAPES, settle
 
 
 @dataclass(frozen=True)
@@ -99,12 +100,14 @@ class EVV(Full):
             # In units of the floor the bound is one in every direction: the axes stay, and the table is known.
             unit = jnp.sqrt(floor)
             scale = (unit[:, None] * unit[None, :])[None]
-            values, _ = each(eigen, scatter / scale)
+            least = math.exp(-NOTHING)  # a component on one value has directions, too
+            inside = scatter / scale + least * jnp.eye(n_features, dtype=scatter.dtype)[None]
+            values = jnp.maximum(each(eigen, inside)[0], least)
             floors = jnp.zeros_like(values)
             found = SHAPES.step(count, values, floors, floors, present)  # closed but for the volume: one step is the likeliest
             fall = jnp.log(values) - found  # the same in all directions that are not on the floor
             level = jnp.where(present, jnp.max(fall, axis=1), jnp.mean(fall, axis=1))
-            return scale * each(raise_eigenvalues, jnp.exp(-level)[:, None, None] * scatter / scale)
+            return scale * each(raise_eigenvalues, jnp.exp(-level)[:, None, None] * inside)
 
         outside = each(lambda one: is_indefinite(one - jnp.diag(floor)), free)
         binds = jnp.any(present & outside) & jnp.all(jnp.isfinite(scatter))
