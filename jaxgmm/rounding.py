@@ -17,7 +17,7 @@ from jaxgmm.numerics import float_dtype
 
 def about_mean(X: Any, sample_weight: Any) -> tuple[Any, np.ndarray | None]:
     """Samples that JAX would round, about their mean, and the mean; others as they are, and those that have none."""
-    if checks.is_traced(X) or np.asarray(X).dtype != np.float64 or float_dtype(X) != jnp.float32:
+    if checks.is_traced(X) or X.dtype != np.float64 or float_dtype(X) != jnp.float32:
         return X, None
     # Under weights that are traced a row that is not finite may be absent, or must show.
     known = sample_weight is not None and not checks.is_traced(sample_weight)

@@ -195,7 +195,7 @@ class FactorAnalyzers(Structure):
         return jnp.sum(loadings * loadings, axis=-1) + noise
 
     def from_dense(self, weights: Float[Array, " K"], dense: Float[Array, "K D D"], inner: Inner = Inner.END) -> Array:
-        return self._nearest(weights, dense, Inner.END)
+        return self._nearest(weights, dense, inner)
 
     def alike(self, weights: Float[Array, " K"], dense: Float[Array, "D D"]) -> Array:
         one = self._nearest(jnp.ones_like(weights[:1]), dense[None], Inner.FEW)
