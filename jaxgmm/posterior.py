@@ -157,10 +157,13 @@ def absorbed(
     cov = stored(structure, per_dof)
     number = jnp.finfo(cov.dtype)
     if noise is None:
-        # Only where rounding has made a covariance singular: inside a bound the rest would not be the likeliest.
-        log_det = structure.whitener(cov, *means.shape).log_det
+        # Only where rounding may have made a covariance singular: inside a bound the rest would not be the likeliest. That
+        # factors exist is not enough: they may by luck, and not in the next program.
+        unit = jnp.sqrt(jnp.max(structure.variances(cov, *means.shape), axis=0))
+        narrowness = structure.narrowness(structure.whitener(cov, *means.shape).factor, *means.shape[:1], unit)
+        sure = jnp.all(means.shape[1] * number.eps * narrowness < 1)  # and none is NaN
         smallest = jnp.full_like(means[0], number.tiny)
-        cov = apply_if(~jnp.all(jnp.isfinite(log_det)), lambda cov: structure.floored(cov, smallest), cov)
+        cov = apply_if(~sure, lambda cov: structure.floored(cov, smallest), cov)
     else:
         widened = jax.vmap(structure.widened) if structure.by_component else structure.widened
         # The prior alone may be singular.

@@ -33,12 +33,13 @@ from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, carried, dive
 from jaxgmm.rounding import difference
 from jaxgmm.structures import CLASSICS, Structure, get_structure
 from jaxgmm.structures.base import Whitener
+from jaxgmm.structures.matrices import ROUNDING_FLOOR
 from jaxgmm.sums import Statistics, sum_over
 from jaxgmm.variational_result import VariationalLanes, VariationalResult
 
 SCALE_RIDGE = 1e-6
 """What is added to the covariance of the samples as a prior scale, as a share of the variance of each feature: a constant
-feature, or fewer samples than features, leave it singular."""
+feature, or fewer samples than features, leave it singular. More in float32, where rounding alone may do so."""
 
 
 class Evidence(NamedTuple):
@@ -315,7 +316,8 @@ def counted(
         total = jnp.sum(total, axis=0, keepdims=True)
     n = jnp.maximum(sums.weight * per_weight, 2)
     variance = typical_where_constant(structure.feature_variance(None, sums.weight[None], total)[0][0])
-    apart = jnp.diag(jnp.sqrt(SCALE_RIDGE * variance))[None]  # as many samples as features, one along each
+    ridge = max(SCALE_RIDGE, ROUNDING_FLOOR * start.n_features * float(jnp.finfo(variance.dtype).eps))
+    apart = jnp.diag(jnp.sqrt(ridge * variance))[None]  # as many samples as features, one along each
     total = total / sums.weight * (n / (n - 1)) + structure.second_moment(None, jnp.ones_like(apart[:, 0]), apart)
     scale = stored(structure, total)
     found = Hyperparameters(

@@ -19,11 +19,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
+QUICK_TO_COMPILE = (
+    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
+"""XLA compiles in a third of the time with these, and the suite compiles thousands of programs to run each on a few
+dozen samples. XLA reads them when the first array is made."""
+
+
 def pytest_addoption(parser):
+    parser.addoption("--optimised", action="store_true", help="programs as XLA compiles them for users: twice as long")
     parser.addoption("--every-form", action="store_true", help="all forms of a pass, even for samples as few as here")
 
 
 def pytest_configure(config):
+    if not config.getoption("--optimised"):
+        os.environ["XLA_FLAGS"] += QUICK_TO_COMPILE
     if config.getoption("--every-form"):
         from jaxgmm import contract
 
