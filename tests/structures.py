@@ -49,3 +49,9 @@ def default_dtype() -> type:
 def rtol(dtype=None, factor: float = 64) -> float:
     """So many roundings."""
     return factor * float(np.finfo(dtype or default_dtype()).eps)
+
+
+def least_relative_eigenvalues(cov: np.ndarray, pooled: np.ndarray) -> np.ndarray:
+    """Smallest eigenvalue of each matrix in the metric of another."""
+    root = np.linalg.inv(np.linalg.cholesky(pooled))
+    return np.linalg.eigvalsh(root @ cov @ root.T)[:, 0]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.decomposition import PCA, FactorAnalysis
-from structures import FACTORS, random_mixture, random_samples
+from structures import FACTORS, least_relative_eigenvalues, random_mixture, random_samples
 
 import jaxgmm
 from jaxgmm import FactorAnalyzers, GMMParams
@@ -200,3 +200,20 @@ def test_samples_of_what_was_drawn_come_back(x64):
     X, _ = jaxgmm.sample(jax.random.key(0), truth, 400)
     result = jaxgmm.fit(jax.random.key(1), X, 2, covariance_type="UUU-2", n_restarts=4, tol=1e-7)
     assert result.log_likelihood > jaxgmm.log_likelihood(truth, X)
+
+
+@pytest.mark.parametrize(("quiet", "ratio"), [(0, 1), (0, 1e4), (1, 1), (1, 100), (3, 1), (3, 1e4)])
+@pytest.mark.parametrize("spread", [1e-3, 1])
+def test_spikes_are_told_in_single_precision_however_much_factors_explain(ratio, spread, quiet):
+    """Against eigenvalues in float64; alike loadings or not, some features almost without noise."""
+    rng = np.random.default_rng(0)
+    loadings = ratio * (rng.normal(size=(6, 2)) + spread * rng.normal(size=(3, 6, 2)))
+    noise = rng.uniform(0.3, 2, (3, 6))
+    noise[0, :quiet] *= 1e-7
+    cov = loadings @ np.swapaxes(loadings, 1, 2) + noise[:, :, None] * np.eye(6)
+    weights = np.array([0.2, 0.3, 0.5])
+    least = least_relative_eigenvalues(cov, np.einsum("k,kij->ij", weights, cov))
+    stored = np.concatenate([loadings, noise[..., None]], axis=-1)
+    for factor in (0.7, 1.4):
+        found = FactorAnalyzers(2).narrower(*(jnp.asarray(a, jnp.float32) for a in (weights, stored, factor * least)))
+        assert found.tolist() == [factor > 1] * 3

@@ -13,7 +13,17 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from sklearn.metrics import adjusted_rand_score
 from sklearn.mixture import GaussianMixture
-from structures import NAMES, D, K, N, random_gamma, random_mixture, random_samples, random_weight
+from structures import (
+    NAMES,
+    D,
+    K,
+    N,
+    least_relative_eigenvalues,
+    random_gamma,
+    random_mixture,
+    random_samples,
+    random_weight,
+)
 
 import jaxgmm
 from jaxgmm import Status, lanes, rounds
@@ -498,12 +508,6 @@ def test_a_component_is_narrower_than_a_share_of_the_pooled_covariance(name, x64
     for factor in (0.999, 1.001):
         found = structure.narrower(mixture.weights, mixture.cov, jnp.asarray(least * factor))
         assert found.tolist() == [factor > 1 and name not in ("tied", "EEI")] * len(weights)
-
-
-def least_relative_eigenvalues(cov, pooled):
-    """Smallest eigenvalue of each matrix in the metric of another."""
-    root = np.linalg.inv(np.linalg.cholesky(pooled))
-    return np.linalg.eigvalsh(root @ cov @ root.T)[:, 0]
 
 
 def test_of_restarts_a_narrow_one_must_be_likelier_by_what_its_first_samples_gain(x64):

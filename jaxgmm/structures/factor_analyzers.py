@@ -1,8 +1,8 @@
 """Mixtures of factor analysers and of principal-component analysers: few numbers for many features.
 
 A sample of component k is x = mu_k + L_k z + e, factors z ~ N(0, 1) in Q dimensions, noise e ~ N(0, Psi_k) without correlation,
-so that Sigma_k = L_k L_k^T + Psi_k. No D x D matrix is formed, but for a
-prior. By Woodbury's identity, with M = 1 + L^T Psi^-1 L,
+so that Sigma_k = L_k L_k^T + Psi_k. No D x D matrix is formed, but for a prior. By Woodbury's identity, with
+M = 1 + L^T Psi^-1 L,
 
     u = M^-1 L^T Psi^-1 (x - mu),    r = Psi^-1/2 (x - mu - L u),
     (x - mu)^T Sigma^-1 (x - mu) = |r|^2 + |u|^2,    |Sigma| = |Psi| |M|,
@@ -33,7 +33,7 @@ from jaxtyping import Bool, Float, Integer
 from jaxgmm.checks import check_choice, check_int
 from jaxgmm.numerics import contract, is_present
 from jaxgmm.structures.base import Inner, Structure, Whitener
-from jaxgmm.structures.matrices import eigen, factors, lower_trapezoidal, symmetric
+from jaxgmm.structures.matrices import factors, is_indefinite, lower_trapezoidal, symmetric
 from jaxgmm.structures.volumes import settle
 
 SHARING = {"own": "U", "shared": "C"}
@@ -328,23 +328,22 @@ class FactorAnalyzers(Structure):
         return contract("d,kd->k", unit * unit, scale[..., 0] ** 2 * (1 - share))
 
     def narrower(self, weights: Float[Array, " K"], cov: Array, share: Float[Array, " K"]) -> Bool[Array, " K"]:
-        """By inertia: Sigma_k - s Sigma = B + F J F^T, B the difference of the noise, F all loadings, J their signs, is
-        positive definite where -J - F^T B^-1 F has Q negative eigenvalues less those of B (Haynsworth 1968)."""
+        """Sigma_k - s Sigma = A - C C^T, A with loadings of its own and C a few columns, is positive definite where
+        1 - C^T A^-1 C is. A keeps what s Sigma leaves of the noise, but for the Q features where that is least: their loadings
+        may make up for what they lack, so A has as much noise there as s Sigma, and what is too much stands in a column."""
         loadings, noise = _parts(cov)
         n_components, n_features, n_factors = loadings.shape
-        units = jnp.sqrt(contract("k,kd->d", weights, noise))
-        loadings, noise = loadings / units[None, :, None], noise / (units * units)[None]
-        pooled = jnp.moveaxis(jnp.sqrt(weights)[:, None, None] * loadings, 0, 1).reshape(n_features, -1)
-        sign = np.r_[np.ones(n_factors), -np.ones(n_components * n_factors)].astype(cov.dtype)
-
-        def one(own: Array, noise: Array, share: Array) -> Array:
-            every = jnp.concatenate([own, jnp.sqrt(share) * pooled], axis=1)
-            rest = noise - share
-            rest = jnp.where(jnp.abs(rest) < jnp.finfo(rest.dtype).eps, jnp.finfo(rest.dtype).eps, rest)
-            form = -jnp.diag(sign) - contract("da,d,db->ab", every, 1 / rest, every)
-            return jnp.sum(eigen(form)[0] < 0) + jnp.sum(rest < 0) > n_factors
-
-        return jax.vmap(one)(loadings, noise, share)
+        pooled = contract("j,jdq->djq", jnp.sqrt(weights), loadings).reshape(n_features, -1)
+        columns = jnp.sqrt(share)[:, None, None] * pooled[None]
+        taken = share[:, None] * contract("k,kd->d", weights, noise)[None]
+        left = noise - taken
+        least = jax.nn.one_hot(lax.top_k(-left / taken, n_factors)[1], n_features, axis=1, dtype=cov.dtype)
+        is_least = jnp.sum(least, axis=-1) > 0
+        kept = jnp.where(is_least | (left <= 0), jnp.maximum(noise, taken), left)
+        columns = jnp.concatenate([columns, jnp.sqrt(kept - left)[..., None] * least], axis=-1)
+        white = self.whiten(self.whitener(_joined(loadings, kept), n_components, n_features).factor, columns)
+        form = jnp.eye(columns.shape[-1], dtype=cov.dtype)[None] - contract("kdb,kdc->kbc", white, white)
+        return jnp.any(~is_least & (left <= 0), axis=-1) | jax.vmap(is_indefinite)(form)
 
     # Free coordinates: loadings as they are stored, then logarithms of the noise.
     def to_free(self, cov: Array, unit: Float[Array, " D"]) -> Array:
