@@ -160,7 +160,7 @@ def absorbed(
         # Only where rounding may have made a covariance singular: inside a bound the rest would not be the likeliest. That
         # factors exist is not enough: they may by luck, and not in the next program.
         unit = jnp.sqrt(jnp.max(structure.variances(cov, *means.shape), axis=0))
-        narrowness = structure.narrowness(structure.whitener(cov, *means.shape).factor, *means.shape[:1], unit)
+        narrowness = structure.narrowness(structure.whitener(cov, *means.shape).factor, means.shape[0], unit)
         sure = jnp.all(means.shape[1] * number.eps * narrowness < 1)  # and none is NaN
         smallest = jnp.full_like(means[0], number.tiny)
         cov = apply_if(~sure, lambda cov: structure.floored(cov, smallest), cov)

@@ -149,6 +149,15 @@ def test_a_tight_cluster_with_many_samples_is_not_degenerate(x64):
     assert jaxgmm.fit(KEY, X, 2).status == Status.CONVERGED
 
 
+def test_a_component_too_small_to_be_seen_is_called_degenerate(dtype):
+    """Ten of ten million samples are more than one variance needs, and in float32 below ten roundings of them all."""
+    X = np.r_[np.linspace(-1, 1, 10), np.linspace(99, 101, 10)][:, None].astype(dtype)
+    weight = np.r_[np.full(10, 1e6), np.ones(10)].astype(dtype)
+    start = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [50.0]], np.ones((2, 1, 1)), "spherical")
+    status = jaxgmm.fit_from(start, X, sample_weight=weight).status
+    assert status == (Status.DEGENERATE if dtype is np.float32 else Status.CONVERGED)
+
+
 def test_a_spike_on_few_samples_is_degenerate(x64):
     X, _ = blobs(np.float64)
     X[:3] = X[0] + 1e-7 * np.random.default_rng(1).normal(size=(3, 2))
