@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jaxtyping import Float, Shaped
 
@@ -28,7 +29,8 @@ from jaxgmm.conjugate import Weights, wishart_divergence, wishart_log_det
 from jaxgmm.contract import deviations, log_gaussians
 from jaxgmm.em import bayes
 from jaxgmm.numerics import apply_if, float_dtype
-from jaxgmm.params import GMMParams
+from jaxgmm.params import GMMParams, less
+from jaxgmm.rounding import difference
 from jaxgmm.structures import Structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.sums import Statistics
@@ -119,6 +121,16 @@ def carried(posterior: Posterior, offset: Float[Array, " D"]) -> Posterior:
     """The posterior of ``x + offset``."""
     prior = replace(posterior.prior, mean=posterior.prior.mean + offset)
     return replace(posterior, means=posterior.means + offset[None], prior=prior)
+
+
+def brought(start: GMMParams | Posterior, offset: np.ndarray | None, dtype: jnp.dtype) -> GMMParams | Posterior:
+    """The start of ``x - offset`` in another dtype, to which means are rounded once they are small."""
+    if isinstance(start, GMMParams):
+        return less(start, offset, dtype)
+    if offset is not None:
+        prior = replace(start.prior, mean=difference(start.prior.mean, offset, dtype))
+        start = replace(start, means=difference(start.means, offset, dtype), prior=prior)
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), start)
 
 
 def absorbed(

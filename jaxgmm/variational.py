@@ -29,8 +29,8 @@ from jaxgmm.lanes import Samples
 from jaxgmm.loop import Objective, Status
 from jaxgmm.numerics import float_dtype, samples_per_weight, two_sum, typical_where_constant
 from jaxgmm.params import GMMParams, best_centre, digits_needed, mixture_centre, moved
-from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, carried, divergence, responsible, stored, volume
-from jaxgmm.rounding import difference
+from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, brought, carried, divergence, responsible, stored, volume
+from jaxgmm.rounding import about_mean, difference
 from jaxgmm.structures import CLASSICS, Structure, get_structure
 from jaxgmm.structures.base import Whitener
 from jaxgmm.structures.matrices import ROUNDING_FLOOR
@@ -118,9 +118,7 @@ def fit_variational(
     if given is None and init in CLUSTERINGS:
         given = _clusters(keys, data.X, data.weight, n_components, structure.least_weight(n_features), CLUSTERINGS[init])
     result = _fit(keys, data.X, data.weight, given, prior, tol, max_iter, init, n_components, structure, kind, trace)
-    if offset is None:
-        return result
-    return result._replace(posterior=carried(result.posterior, jnp.asarray(offset, dtype)))
+    return _returned(result, offset)
 
 
 def fit_variational_from(
@@ -176,10 +174,11 @@ def fit_variational_from(
         kind = WEIGHTS[checks.check_choice("weights", weights, WEIGHTS)]
         if isinstance(start, Posterior) and kind != start.weights:
             raise ValueError(f"the posterior has {start.weights.name!r} weights; start from posterior.mixture for {weights!r}.")
-    prior = _hyperparameters(prior, X.shape[1], structure, dtype)
+    away, offset = about_mean(X, sample_weight)
+    prior = _hyperparameters(prior, X.shape[1], structure, dtype, offset)
     weight = None if sample_weight is None else jnp.asarray(sample_weight)
-    start = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), start)
-    return _fit_from(start, jnp.asarray(X), weight, prior, tol, max_iter, kind, axis_name, trace)
+    start = brought(start, offset, dtype)
+    return _returned(_fit_from(start, jnp.asarray(away), weight, prior, tol, max_iter, kind, axis_name, trace), offset)
 
 
 @partial(jax.jit, static_argnames=("kind", "axis_name", "trace"))
@@ -329,6 +328,14 @@ def counted(
     )
     prior = replace(found, **{name: value for name, value in vars(prior).items() if value is not None})
     return absorbed(start.means, sums, prior, structure, kind)
+
+
+def _returned(result: VariationalResult, offset: np.ndarray | None) -> VariationalResult:
+    """The fit of samples less ``offset`` as that of the samples."""
+    if offset is None:
+        return result
+    dtype = result.posterior.means.dtype
+    return result._replace(posterior=carried(result.posterior, jnp.asarray(offset, dtype)))
 
 
 def _structure(covariance_type: str | Structure) -> Structure:

@@ -257,6 +257,11 @@ def test_float64_samples_priors_and_starts_are_moved_before_they_are_rounded():
         yield jaxgmm.sweep(KEY, moved, [2], prior=prior, **off).results[0].log_posterior
         yield jaxgmm.fit_many(KEY, [moved], 2, prior=prior, **off).log_posterior[0]
         yield jaxgmm.fit_variational(KEY, moved, 2, covariance_type="spherical", prior=hyper, n_restarts=1).bound
+        first = jaxgmm.fit_variational_from(start, moved, prior=hyper, max_iter=2)
+        yield first.bound
+        of_hyper = replace(first.posterior.prior, mean=hyper.mean)
+        from_there = replace(first.posterior, means=np.array([[0.0], [5.0]]) + offset, prior=of_hyper)
+        yield jaxgmm.fit_variational_from(from_there, moved, max_iter=2).bound
         yield jaxgmm.initialise(KEY, moved, 2, covariance_type="VII", method="random").cov[0]
 
     for there, here in zip(ends(123456788.37), ends(0.0), strict=True):
