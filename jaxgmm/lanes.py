@@ -16,7 +16,7 @@ from jaxgmm.contract import CENTRED
 from jaxgmm.loop import Status
 from jaxgmm.numerics import contract, is_present, samples_per_weight
 from jaxgmm.params import GMMParams, from_free, moved, to_free
-from jaxgmm.priors import Prior, cast_prior, pseudo_observations
+from jaxgmm.priors import Prior, cast_prior, counts, pseudo_observations
 from jaxgmm.result import FitResult, Lanes
 from jaxgmm.structures.base import Inner, Whitener
 from jaxgmm.sums import Statistics, sum_over
@@ -246,14 +246,15 @@ def objective(sums: Statistics, per_weight: Float[Array, ""]) -> loop.Objective:
 
 
 def is_degenerate(params: GMMParams, n_samples: Float[Array, ""], setting: Setting) -> Bool[Array, ""]:
-    """Does a component in use hold fewer samples than its covariance needs, those of a prior included, or is one a spike?"""
+    """Does a component in use hold fewer samples than its covariance needs, those of a prior included, or too few to be seen
+    beside the others, or is one a spike?"""
     structure = params.structure
-    held = params.weights * n_samples
+    own = held = params.weights * n_samples
     if (prior := setting.prior) is not None:  # one that is flat in a feature keeps nothing from collapsing
         bounds = jnp.min(jnp.diagonal(prior.scatter) / setting.unit**2) > FLAT * prior.count
         held = held + jnp.where(bounds, prior.count, 0)
     support = held / structure.least_weight(params.n_features)
     narrow = structure.narrower(params.weights, params.cov, jnp.maximum(SPIKE / jnp.maximum(support, 1), FLAT))
     used = setting.used(params.n_components) > 0
-    # In float32 samples may be so many that a component is absent, and stands still, with all that its covariance needs.
-    return jnp.any(used & ((support < 1 - 1e-3) | narrow | ~is_present(held)))
+    unseen = (own >= 1) & ~is_present(counts(setting.prior, own)[0])  # some of very many, in float32: its mean stands still
+    return jnp.any(used & ((support < 1 - 1e-3) | narrow | unseen))

@@ -27,7 +27,8 @@ class Status(enum.IntEnum):
       CONVERGED: 1, the gain of a step fell to ``tol``; see ``fit_from``.
       DECREASED: 2, a step lowered the log-likelihood by more than ``tol`` and than rounding explains, and was not kept.
       NONFINITE: 3, the log-likelihood or a parameter left the finite numbers.
-      DEGENERATE: 4, a component sits on fewer samples than its covariance needs, or is far narrower than the others.
+      DEGENERATE: 4, a component sits on fewer samples than its covariance needs or its dtype can tell from none, or is
+        far narrower than the others.
       INTERRUPTED: 5, Ctrl-C.
       OVERTAKEN: 6, of a restart in ``sweep``: another was ahead, and this one gained too little.
       STALLED: 7, of ``fit_gradient``: the optimiser found nothing better, but EM would.
@@ -56,9 +57,9 @@ ADVICE = {
     "were kept. Scale the features alike, use float64, or raise covariance_floor.",
     Status.NONFINITE: "the log-likelihood became NaN or infinite at iteration {n_iter}; the parameters are the last finite "
     "ones. Look for NaN in X, scale the features alike, use float64, raise covariance_floor, or lower n_components.",
-    Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs, or is far "
-    "narrower than the others: a spike of the likelihood rather than a cluster. "
-    "Lower n_components, choose a simpler covariance_type, or raise covariance_floor.",
+    Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs or its "
+    "dtype can tell from none, or is far narrower than the others: a spike of the likelihood rather than a cluster. Lower "
+    "n_components, choose a simpler covariance_type, raise covariance_floor, or use float64 for a millionth of the weight.",
     Status.INTERRUPTED: "stopped by Ctrl-C after {n_iter} iterations; these are the best parameters so far. "
     "Go on with fit(..., params=result.params).",
     Status.OVERTAKEN: "left after {n_iter} iterations: another restart was ahead, and this one gained too little to catch up. "

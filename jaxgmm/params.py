@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from jaxgmm.checks import check_array, check_params, is_traced
 from jaxgmm.checks_params import check_centre, check_definite, check_free
-from jaxgmm.numerics import float_dtype, weighted_quantile
+from jaxgmm.numerics import T, float_dtype, weighted_quantile
 from jaxgmm.rounding import difference
 from jaxgmm.structures import Structure, get_structure
 
@@ -115,9 +115,9 @@ def _check_moments(weights: np.ndarray, means: np.ndarray, covariances: np.ndarr
         check_definite(f"covariances[{k}]", sigma)
 
 
-def cast(params: GMMParams, dtype: jnp.dtype) -> GMMParams:
-    """The same mixture in another dtype."""
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), params)
+def cast(tree: T, dtype: jnp.dtype) -> T:
+    """The same mixture, or posterior, in another dtype."""
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), tree)
 
 
 def moved(params: GMMParams, offset: ArrayLike) -> GMMParams:

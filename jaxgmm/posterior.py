@@ -28,8 +28,8 @@ from jaxgmm import blocks
 from jaxgmm.conjugate import Weights, wishart_divergence, wishart_log_det
 from jaxgmm.contract import deviations, log_gaussians
 from jaxgmm.em import bayes
-from jaxgmm.numerics import apply_if, float_dtype
-from jaxgmm.params import GMMParams, less
+from jaxgmm.numerics import float_dtype
+from jaxgmm.params import GMMParams, cast, less
 from jaxgmm.rounding import difference
 from jaxgmm.structures import Structure
 from jaxgmm.structures.base import Whitener
@@ -53,7 +53,8 @@ class Hyperparameters:
       dof: () nu_0, samples that ``scale`` is worth: above D - 1 for full and tied, above 0 for diag and spherical, whose
         precisions are numbers. D without.
       scale: V_0, squared data units, a scatter: 1 / nu_0 times it is the covariance expected. (D, D) positive definite for full
-        and tied, (D,) for diag, () for spherical. The covariance of the samples without, and 1e-6 of each variance added.
+        and tied, (D,) for diag, () for spherical. The covariance of the samples without, and of each
+        variance 1e-6 added, or what rounding needs if that is more.
 
     >>> import jaxgmm
     >>> jaxgmm.Hyperparameters(concentration=0.01).shrinkage is None
@@ -123,14 +124,14 @@ def carried(posterior: Posterior, offset: Float[Array, " D"]) -> Posterior:
     return replace(posterior, means=posterior.means + offset[None], prior=prior)
 
 
-def brought(start: GMMParams | Posterior, offset: np.ndarray | None, dtype: jnp.dtype) -> GMMParams | Posterior:
+def start_less(start: GMMParams | Posterior, offset: np.ndarray | None, dtype: jnp.dtype) -> GMMParams | Posterior:
     """The start of ``x - offset`` in another dtype, to which means are rounded once they are small."""
     if isinstance(start, GMMParams):
         return less(start, offset, dtype)
     if offset is not None:
         prior = replace(start.prior, mean=difference(start.prior.mean, offset, dtype))
         start = replace(start, means=difference(start.means, offset, dtype), prior=prior)
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(dtype), start)
+    return cast(start, dtype)
 
 
 def absorbed(
@@ -169,13 +170,13 @@ def absorbed(
     cov = stored(structure, per_dof)
     number = jnp.finfo(cov.dtype)
     if noise is None:
-        # Only where rounding may have made a covariance singular: inside a bound the rest would not be the likeliest. That
-        # factors exist is not enough: they may by luck, and not in the next program.
-        unit = jnp.sqrt(jnp.max(structure.variances(cov, *means.shape), axis=0))
-        narrowness = structure.narrowness(structure.whitener(cov, *means.shape).factor, means.shape[0], unit)
-        sure = jnp.all(means.shape[1] * number.eps * narrowness < 1)  # and none is NaN
+        # What rounding may have made singular is bounded: that factors exist may be luck, and not so in the next program. A
+        # prior inside of the bound asks for less; then only what has no factors is.
         smallest = jnp.full_like(means[0], number.tiny)
-        cov = apply_if(~sure, lambda cov: structure.floored(cov, smallest), cov)
+        scale = jnp.broadcast_to(prior.scale, cov.shape)
+        asked = jnp.any(structure.floored(scale, smallest) != scale)
+        found = jnp.all(jnp.isfinite(structure.whitener(cov, *means.shape).log_det))
+        cov = jnp.where(asked & found, cov, structure.floored(cov, smallest))
     else:
         widened = jax.vmap(structure.widened) if structure.by_component else structure.widened
         # The prior alone may be singular.

@@ -22,13 +22,15 @@ def about_mean(X: Any, sample_weight: Any) -> tuple[Any, np.ndarray | None]:
     # Under weights that are traced a row that is not finite may be absent, or must show.
     known = sample_weight is not None and not checks.is_traced(sample_weight)
     away, offset = centred(np.asarray(X), np.asarray(sample_weight) if known else None)
-    return (away, offset) if np.isfinite(offset).all() else (X, None)
+    with np.errstate(over="ignore"):
+        return (away, offset) if np.isfinite(offset.astype(np.float32)).all() else (X, None)
 
 
 def difference(values: ArrayLike, offset: ArrayLike, dtype: jnp.dtype) -> Array:
     """``values - offset``; where both are known, rounded once."""
     if checks.is_traced(values, offset):
-        return jnp.asarray(values).astype(dtype) - jnp.asarray(offset).astype(dtype)
+        values, offset = jnp.broadcast_arrays(jnp.asarray(values).astype(dtype), jnp.asarray(offset).astype(dtype))
+        return values - offset
     return jnp.asarray((np.asarray(values, np.float64) - np.asarray(offset, np.float64)).astype(dtype))
 
 

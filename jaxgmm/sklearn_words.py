@@ -14,9 +14,9 @@ ADVICE = {
     Status.ITERATION_LIMIT: loop.OUT_OF_PASSES,
     Status.INTERRUPTED: "stopped by Ctrl-C after {n_iter} iterations; these are the best parameters so far. Go on with "
     "warm_start=True.",
-    Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs, or is far "
-    "narrower than the others: perhaps a spike of the likelihood rather than a cluster. Lower n_components, choose a simpler "
-    "covariance_type, or raise reg_covar.",
+    Status.DEGENERATE: "after {n_iter} iterations a component sits on fewer samples than its covariance needs or its "
+    "dtype can tell from none, or is far narrower than the others: perhaps a spike of the likelihood rather than a cluster. "
+    "Lower n_components, choose a simpler covariance_type, raise reg_covar, or fit float64.",
 }
 
 UNCONVERGED = (

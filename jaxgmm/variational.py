@@ -29,7 +29,7 @@ from jaxgmm.lanes import Samples
 from jaxgmm.loop import Objective, Status
 from jaxgmm.numerics import float_dtype, samples_per_weight, two_sum, typical_where_constant
 from jaxgmm.params import GMMParams, best_centre, digits_needed, mixture_centre, moved
-from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, brought, carried, divergence, responsible, stored, volume
+from jaxgmm.posterior import Hyperparameters, Posterior, absorbed, carried, divergence, responsible, start_less, stored, volume
 from jaxgmm.rounding import about_mean, difference
 from jaxgmm.structures import CLASSICS, Structure, get_structure
 from jaxgmm.structures.base import Whitener
@@ -39,7 +39,8 @@ from jaxgmm.variational_result import VariationalLanes, VariationalResult
 
 SCALE_RIDGE = 1e-6
 """What is added to the covariance of the samples as a prior scale, as a share of the variance of each feature: a constant
-feature, or fewer samples than features, leave it singular. More in float32, where rounding alone may do so."""
+feature, or fewer samples than features, leave it singular. In float32 twice the bound of ``absorbed`` is more, to be clear
+of it."""
 
 
 class Evidence(NamedTuple):
@@ -135,7 +136,8 @@ def fit_variational_from(
 ) -> VariationalResult:
     """Variational Bayes from a given mixture or posterior to convergence. Pure: ``jit``, ``vmap``, ``shard_map`` it.
 
-    The bound never falls. No value of X or of the start raises: one that is not finite ends in ``Status.NONFINITE``.
+    The bound never falls, but by rounding. No value of X or of the start raises: one that is not finite ends in
+    ``Status.NONFINITE``.
 
     Args:
       start: a mixture, whose responsibilities are counted into the prior in a pass of its own; or a posterior to go on from.
@@ -177,7 +179,7 @@ def fit_variational_from(
     away, offset = about_mean(X, sample_weight)
     prior = _hyperparameters(prior, X.shape[1], structure, dtype, offset)
     weight = None if sample_weight is None else jnp.asarray(sample_weight)
-    start = brought(start, offset, dtype)
+    start = start_less(start, offset, dtype)
     return _returned(_fit_from(start, jnp.asarray(away), weight, prior, tol, max_iter, kind, axis_name, trace), offset)
 
 
@@ -315,7 +317,7 @@ def counted(
         total = jnp.sum(total, axis=0, keepdims=True)
     n = jnp.maximum(sums.weight * per_weight, 2)
     variance = typical_where_constant(structure.feature_variance(None, sums.weight[None], total)[0][0])
-    ridge = max(SCALE_RIDGE, ROUNDING_FLOOR * start.n_features * float(jnp.finfo(variance.dtype).eps))
+    ridge = max(SCALE_RIDGE, 2 * ROUNDING_FLOOR * start.n_features * float(jnp.finfo(variance.dtype).eps))
     apart = jnp.diag(jnp.sqrt(ridge * variance))[None]  # as many samples as features, one along each
     total = total / sums.weight * (n / (n - 1)) + structure.second_moment(None, jnp.ones_like(apart[:, 0]), apart)
     scale = stored(structure, total)

@@ -4,7 +4,6 @@ import os
 import sys
 from pathlib import Path
 
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
 sys.path.insert(0, str(Path(__file__).parent))
 
 from jaxtyping import install_import_hook
@@ -20,11 +19,11 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 
 QUICK_TO_COMPILE = (
-    " --xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
-    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1 "
 )
 """XLA compiles in a third of the time with these, and the suite compiles thousands of programs to run each on a few
-dozen samples. XLA reads them when the first array is made."""
+dozen samples. XLA reads its flags when the first array is made."""
 
 
 def pytest_addoption(parser):
@@ -34,7 +33,8 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if not config.getoption("--optimised"):
-        os.environ["XLA_FLAGS"] += QUICK_TO_COMPILE
+        os.environ["XLA_FLAGS"] = QUICK_TO_COMPILE + os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
     if config.getoption("--every-form"):
         from jaxgmm import contract
 

@@ -154,8 +154,9 @@ def test_a_component_too_small_to_be_seen_is_called_degenerate(dtype):
     X = np.r_[np.linspace(-1, 1, 10), np.linspace(99, 101, 10)][:, None].astype(dtype)
     weight = np.r_[np.full(10, 1e6), np.ones(10)].astype(dtype)
     start = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [50.0]], np.ones((2, 1, 1)), "spherical")
-    status = jaxgmm.fit_from(start, X, sample_weight=weight).status
-    assert status == (Status.DEGENERATE if dtype is np.float32 else Status.CONVERGED)
+    for prior in (None, jaxgmm.default_prior(X, 2, "spherical", dof=20.0, shrinkage=0.01)):
+        status = jaxgmm.fit_from(start, X, sample_weight=weight, prior=prior).status
+        assert status == (Status.DEGENERATE if dtype is np.float32 else Status.CONVERGED)
 
 
 def test_a_spike_on_few_samples_is_degenerate(x64):
@@ -266,6 +267,12 @@ def test_float64_samples_priors_and_starts_are_moved_before_they_are_rounded():
 
     for there, here in zip(ends(123456788.37), ends(0.0), strict=True):
         np.testing.assert_allclose(there, here, rtol=2e-5)
+    start = jaxgmm.GMMParams.from_moments([0.5, 0.5], [[0.0], [5.0]], [[[1.0]], [[2.0]]], "VII")
+    for fit in (jaxgmm.fit_from, jaxgmm.fit_variational_from):  # the start may be traced where samples are not
+        found = jax.jit(lambda start, fit=fit: fit(start, X, max_iter=0)[1])(start)
+        np.testing.assert_allclose(found, fit(start, X, max_iter=0)[1], rtol=1e-5)
+        with np.errstate(over="ignore"):
+            assert fit(start, np.full_like(X, 1e39), max_iter=2).status == Status.NONFINITE
 
 
 @pytest.mark.slow
