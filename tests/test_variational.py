@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from scipy.special import betaln, gammaln, multigammaln
 from sklearn import mixture
 from sklearn.exceptions import ConvergenceWarning
-from structures import NAMES, random_mixture, random_samples, rtol
+from structures import NAMES, random_mixture, random_samples, random_weight, rtol
 
 import jaxgmm
 from jaxgmm import GMMParams, Hyperparameters, Status, conjugate
@@ -126,6 +128,23 @@ def test_units_weights_and_batches(name, kind, x64):
     np.testing.assert_allclose(batch.bound[1], once.bound - n_numbers * np.log(a), rtol=1e-9)
     np.testing.assert_allclose(batch.posterior.means[1], once.posterior.means * a + b, rtol=1e-7)
     assert batch.posterior.mixture.weights.shape == (2, 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["full", "tied"])
+def test_samples_spread_over_devices_are_one_data_set(name, x64):
+    X, weight = random_samples(n=40), random_weight(n=40)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("n",))
+    start = random_mixture(name)
+    for _ in range(2):  # from a mixture, then from a posterior
+
+        def local(X, weight, start=start):
+            return jaxgmm.fit_variational_from(start, X, sample_weight=weight, axis_name="n", max_iter=10)
+
+        spread = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P("n"), P("n")), out_specs=P()))(X, weight)
+        single = jaxgmm.fit_variational_from(start, X, sample_weight=weight, max_iter=10)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11), spread, single)
+        start = single.posterior
 
 
 @pytest.mark.slow
