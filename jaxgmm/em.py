@@ -124,8 +124,8 @@ def m_step(
         Sigma_k = sum_n gamma_nk (x_n - mu_k)(x_n - mu_k)^T / N_k,  pi_k = N_k / N
 
     Args:
-      params: says the structure and the centre of the sums; a component without weight, less than ten roundings of
-        the total (1.2e-6 in float32), keeps its mean and covariance.
+      params: says the structure and the centre of the sums; a component without weight, less than ten roundings of the
+        total (1.2e-6 in float32), keeps its mean and covariance.
       X: (N, D) samples, in the units of ``params.means``.
       gamma: (N, K) responsibilities.
       sample_weight: (N,) weights w_n, by which gamma_nk is multiplied: zero is absent, two is seen twice.

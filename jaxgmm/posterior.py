@@ -53,8 +53,8 @@ class Hyperparameters:
       dof: () nu_0, samples that ``scale`` is worth: above D - 1 for full and tied, above 0 for diag and spherical, whose
         precisions are numbers. D without.
       scale: V_0, squared data units, a scatter: 1 / nu_0 times it is the covariance expected. (D, D) positive definite for full
-        and tied, (D,) for diag, () for spherical. The covariance of the samples without, and of each
-        variance 1e-6 added, or what rounding needs if that is more.
+        and tied, (D,) for diag, () for spherical. The covariance of the samples without, and of each variance
+        1e-6 added, or what rounding needs if that is more.
 
     >>> import jaxgmm
     >>> jaxgmm.Hyperparameters(concentration=0.01).shrinkage is None
